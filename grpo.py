@@ -1,0 +1,407 @@
+"""Group Relative Policy Optimization (Shao et al. 2024, arXiv 2402.03300) with verifiable rewards.
+
+    python grpo.py config/tiny.py                           # 1 CPU: the embedded task, minutes
+    python grpo.py config/qwen3_0.6b.py                     # 1 GPU
+    torchrun --nproc 8 grpo.py config/qwen3_4b.py           # 8 GPUs
+
+The unified estimator (Lv et al. 2025, arXiv 2509.04419): mask x (1 / reference policy) x advantage x likelihood
+gradient. For GRPO:
+
+    mask                  completion tokens whose ratio is not clipped away
+    reference policy      the policy that sampled, pi_old; with one update per rollout the current one
+    advantage             (reward - mean of the group) / (std of the group + 1e-4), or only centred
+    likelihood gradient   grad pi(token | prompt, completion before it)
+
+Deviations from the paper: (1) the loss is a sum over completion tokens divided by their number in the whole step, on
+all ranks (DAPO, arXiv 2503.14476, equation 8; `loss_denominator` has the paper's and Dr. GRPO's); (2) no KL and no
+reference model unless beta > 0; (3) one update per rollout by default: the ratio is 1, the loss near 0, the gradient
+is not; (4) sampled ids are trained on, never re-encoded text, and scored at the temperature they were sampled at.
+"""
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configurator import UserError, configure
+from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts, stop_ids
+from model import Policy, generate, load_model, memory_plan, save_model
+from verify import verify
+
+# --- config ------------------------------------------------------------------
+# what and where
+model = 'tiny'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>' (see model.py)
+chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
+data = 'sums:train'  # sources, comma-separated, each with an optional *passes-per-epoch: 'a.jsonl*0.5, b.json*2'
+eval_prompts = 'sums:test'  # held-out rows for eval/pass@1; '' for none
+verifier = ''  # kind of verifier; '' goes by each row's own dataset name
+instruction = ''  # appended to every prompt, e.g. how to write the final answer
+out_dir = 'out/grpo'  # run folder: model, log.jsonl, run.json, state/
+resume = False  # go on from out_dir/state
+overwrite = False  # start afresh in an out_dir that holds another run
+# rollouts
+prompts_per_step = 32  # prompts per rollout, over all GPUs
+group_size = 8  # completions of each prompt
+max_new_tokens = 64  # tokens of a completion
+max_prompt_tokens = 512  # longer prompts are dropped and counted
+temperature = 1.0  # divides the logits in sampling and in scoring
+resample_rounds = 0  # replace groups without spread by fresh prompts up to so many times (DAPO's dynamic sampling)
+mask_truncated = False  # completions cut at max_new_tokens give no gradient; False: they are wrong answers
+kv_cache_gb = 4.0  # GB for the KV cache of rollouts, per GPU
+# the loss
+advantage_std = True  # divide the centred rewards by the group's std; False: only centred (Dr. GRPO)
+updates_per_rollout = 1  # optimizer steps on one rollout batch, each on its share of the prompts
+clip_low, clip_high = 0.2, 0.28  # the ratio is clipped to [1 - clip_low, 1 + clip_high]; matters with updates > 1
+loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant' (max_new_tokens)
+beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
+micro_batch_tokens = 8192  # tokens in one forward, per GPU
+max_steps = 100  # optimizer steps
+# optimizer
+learning_rate = 1e-4  # peak
+min_learning_rate = 0.0  # at the last step of cosine and linear
+schedule = 'constant'  # 'cosine', 'linear' or 'constant' after the warm-up
+warmup_steps = 5  # linear from 0
+weight_decay = 0.0  # on matrices only
+beta1, beta2 = 0.9, 0.95  # Adam
+grad_clip = 1.0  # global norm; 0: off
+# evaluation, log, checkpoint
+eval_every = 20  # steps; 0: only at the end
+sample_every = 10  # steps between printed completions with their rewards; 0: never
+checkpoint_every = 50  # steps between checkpoints; the last step always makes one
+log_every = 1  # steps between lines on the console; log.jsonl has every step
+wandb_log = False  # WANDB_MODE=offline works too
+wandb_project = 'nanopost'
+# system
+seed = 1337
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
+activation_checkpointing = False  # recompute each layer in backward
+shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
+config = configure(globals())
+
+# --- ranks, seed, device -------------------------------------------------------
+rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+if device == 'cuda' and not torch.cuda.is_available():
+    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
+if dtype not in ('float32', 'bfloat16'):
+    raise UserError(f'dtype={dtype}: use float32 or bfloat16')
+if device == 'cuda':
+    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    torch.cuda.set_device(device)
+state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log.jsonl')
+if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
+    state_dir += '.old'  # killed between the two renames of a checkpoint
+if resume and not os.path.isdir(state_dir):
+    raise UserError(f'resume=True, but {state_dir} does not exist: check out_dir, or drop --resume')
+if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True, --overwrite=True, or another --out_dir')
+if world_size > 1:
+    dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
+torch.manual_seed(seed)  # the same start on every rank
+torch.set_float32_matmul_precision('high')
+generator = torch.Generator(device).manual_seed(seed + 1 + rank)  # samples differ from rank to rank
+autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
+
+# --- data ----------------------------------------------------------------------
+tokenizer = load_tokenizer(model, chat_template)
+stops = stop_ids(tokenizer)
+rows, sources = read_rows(data)
+prompts, report = [], {}
+weighted = []  # (passes per epoch, rows kept) of every source
+for name, weight, start, stop in sources:
+    kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
+    weighted.append((weight, list(range(len(prompts), len(prompts) + len(kept)))))
+    prompts += kept
+order = Order(weighted, seed)
+eval_rows = []
+if eval_prompts:
+    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
+        read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
+if rank == 0:
+    for name, counts in report.items():
+        print(f'{name}: {format_report(counts)}')
+    print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
+
+# --- model -----------------------------------------------------------------------
+lm = load_model(model, device)
+if activation_checkpointing:
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+raw = policy = Policy(lm)
+reference = Policy(load_model(model, device, getattr(torch, dtype)).eval()) if beta else None
+if world_size > 1:
+    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+if rank == 0:
+    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
+                       dtype == 'bfloat16', reference=beta > 0, kv_cache_gb=kv_cache_gb)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+
+# --- optimizer, schedule -----------------------------------------------------------
+groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
+          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
+if world_size > 1 and shard_optimizer:
+    optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **adam)
+else:
+    optimizer = torch.optim.AdamW(groups, **adam)
+
+
+def learning_rate_at(step):
+    """Linear warm-up to learning_rate, then `schedule` down to min_learning_rate at max_steps."""
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}
+    if schedule not in left:
+        raise UserError(f'schedule={schedule}: use one of {", ".join(left)}')
+    return min_learning_rate + left[schedule] * (learning_rate - min_learning_rate)
+
+
+# --- helpers -----------------------------------------------------------------------
+def gather(value):
+    """[value of rank 0, value of rank 1, ...] on every rank."""
+    values = [value] * world_size
+    if world_size > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def evaluate():
+    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Every rank does its share."""
+    metrics = {}
+    mine = eval_rows[rank::world_size]
+    with autocast:
+        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
+                               kv_cache_gb=kv_cache_gb, progress='evaluate')
+    verdicts = []
+    for prompt, (completion,) in zip(mine, completions):
+        text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
+        verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
+        if rank == 0 and len(verdicts) <= 3:
+            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r} (truth {prompt["truth"]})')
+    verdicts = sum(gather(verdicts), [])
+    if verdicts:
+        metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
+        for level in sorted({d for d, _ in verdicts if d is not None}):
+            scores = [v for d, v in verdicts if d == level]
+            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
+    return metrics
+
+
+def rollout(rows):
+    """A group of completions for each prompt of this rank: rewards, advantages and the documents to train on."""
+    with autocast:
+        completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops, generator,
+                               kv_cache_gb, progress='rollout' if rank == 0 else None)
+    groups = []
+    for prompt, group in zip(rows, completions):
+        texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
+        rewards = torch.tensor([verify(prompt['kind'], text, prompt['truth']) for text in texts])
+        advantages = rewards - rewards.mean()  # equation 3's numerator; zero when all rewards are equal
+        if advantage_std and group_size > 1:
+            advantages /= rewards.std() + 1e-4
+        groups.append({'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
+                       'advantages': advantages, 'spread': bool((rewards != rewards[0]).any())})
+    return groups
+
+
+def micro_batches_of(groups):
+    """Packed micro-batches of these groups' completions, with each scored token's advantage and loss weight.
+
+    The weight is 1 / denominator, counted over all ranks, so that the loss is one sum. A rank without completions
+    gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
+    docs = [(group['prompt']['ids'], completion, group['advantages'][i])
+            for group in groups for i, completion in enumerate(group['completions'])
+            if completion['stopped'] or not mask_truncated]
+    counts = gather((sum(len(c['ids']) for _, c, _ in docs), len(docs)))  # GLOBAL denominators, before backward
+    total_tokens, total_sequences = (max(1, sum(column)) for column in zip(*counts))
+    micro_batches = []
+    for rows in pack([len(p) + len(c['ids']) for p, c, _ in docs], micro_batch_tokens) or [[]]:
+        part = [docs[i] for i in rows]
+        micro = collate([(p + c['ids'], [False] * len(p) + [True] * len(c['ids'])) for p, c, _ in part])
+        lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
+        weight = {'tokens': torch.ones_like(lengths) / total_tokens, 'sequences': 1 / lengths / total_sequences,
+                  'constant': torch.ones_like(lengths) / max_new_tokens / total_sequences}[loss_denominator]
+        micro['weight'] = weight[micro['doc']]  # (N,) of every scored token
+        micro['advantage'] = torch.stack([a for _, _, a in part])[micro['doc']] if part else weight
+        micro['sampler_logprobs'] = torch.cat([c['logprobs'] for _, c, _ in part]) if part else weight
+        micro_batches.append({key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()})
+    return micro_batches
+
+
+def save_checkpoint():
+    """out_dir/state (all that resume needs) and out_dir in Hugging Face format; the old state stays until the new
+    one is whole."""
+    new, final = os.path.join(out_dir, 'state.new'), os.path.join(out_dir, 'state')
+    if rank == 0:
+        shutil.rmtree(new, ignore_errors=True)
+        os.makedirs(new)
+    gather(None)  # a barrier that gloo and NCCL both have
+    local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+    torch.save({'optimizer': local.state_dict(), 'generator': generator.get_state()}, f'{new}/rank{rank}.pt')
+    if rank == 0:
+        torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
+                    'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
+                    'wandb_id': wandb_id}, f'{new}/shared.pt')
+    gather(None)
+    if rank == 0:
+        if os.path.isdir(final):
+            shutil.rmtree(final + '.old', ignore_errors=True)
+            os.rename(final, final + '.old')
+        os.rename(new, final)
+        shutil.rmtree(final + '.old', ignore_errors=True)
+        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
+    gather(None)
+
+
+# --- resume, logging -----------------------------------------------------------------
+step = samples = tokens = 0
+wandb_id = None
+if resume:
+    saved = torch.load(f'{state_dir}/shared.pt', map_location='cpu', weights_only=True)
+    if saved['world_size'] != world_size:
+        raise UserError(f'{state_dir} was written by {saved["world_size"]} ranks, this run has {world_size}: '
+                        'resume with as many')
+    mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
+    raw.load_state_dict(saved['weights'])
+    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine['optimizer'])
+    generator.set_state(mine['generator'])
+    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
+    wandb_id = saved['wandb_id']
+    if rank == 0:
+        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+if rank == 0:
+    os.makedirs(out_dir, exist_ok=True)
+    if overwrite and not resume:
+        shutil.rmtree(state_dir, ignore_errors=True)
+        open(log_path, 'w').close()
+    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
+        json.dump({'script': sys.argv[0], **config}, f, indent=1)
+    log_file = open(log_path, 'a')
+    if wandb_log:
+        import wandb
+        run = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config, dir=out_dir,
+                         id=wandb_id, resume='allow')
+        wandb_id = run.id
+    print(f'{sum(p.numel() for p in lm.parameters()):,} parameters, {world_size} x {device}, {max_steps} steps of '
+          f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
+bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
+
+
+def log(metrics):
+    """One line of log.jsonl and wandb, and one on the console."""
+    log_file.write(json.dumps(metrics) + '\n')
+    log_file.flush()
+    if wandb_log:
+        wandb.log(metrics, step=metrics['step'])
+    if metrics['step'] % log_every == 0 or metrics['step'] == max_steps or 'eval/pass@1' in metrics:
+        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
+        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+                             for key, value in shown.items()))
+
+
+# --- the loop --------------------------------------------------------------------------
+while step < max_steps:
+    start = time.time()
+    metrics = {}
+    if eval_every and step % eval_every == 0:
+        metrics = evaluate()
+
+    # rollout, reward, advantage: each rank fills its own share of the prompts
+    rollout_start = time.time()
+    share = prompts_per_step // world_size + (rank < prompts_per_step % world_size)
+    groups, seen = [], []
+    for attempt in range(resample_rounds + 1):
+        needs = gather(share - len(groups))
+        if not any(needs):
+            break
+        taken = order.take(sum(needs))  # every rank advances the same order and takes its own part
+        fresh = rollout([prompts[i] for i in taken[sum(needs[:rank]):sum(needs[:rank + 1])]])
+        seen += fresh
+        groups += [g for g in fresh if g['spread'] or attempt == resample_rounds]
+    rollout_seconds = time.time() - rollout_start
+    rewards = sum(gather([(g['spread'], g['rewards'].tolist()) for g in seen]), [])
+    flat = [r for _, group in rewards for r in group]
+    lengths = sum(gather([(len(c['ids']), c['stopped']) for g in seen for c in g['completions']]), [])
+    step_tokens = sum(gather(sum(len(g['prompt']['ids']) * group_size for g in groups) +
+                             sum(len(c['ids']) for g in groups for c in g['completions'])))
+    tokens += step_tokens
+    metrics.update({
+        'reward/mean': sum(flat) / len(flat), 'reward/zero_std_frac': sum(not s for s, _ in rewards) / len(rewards),
+        'completion/len_mean': sum(n for n, _ in lengths) / len(lengths),
+        'completion/truncated_frac': sum(not stopped for _, stopped in lengths) / len(lengths),
+        'perf/gen_tok_s': sum(n for n, _ in lengths) / rollout_seconds})
+    if rank == 0 and sample_every and step % sample_every == 0:
+        for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
+            tqdm.write(f'  {reward:.0f} | {groups[0]["prompt"]["text"]!r} -> {text!r}')
+
+    # what does not change during the updates: old log-probs (only if there are several) and the reference's
+    updates = [micro_batches_of(groups[i::updates_per_rollout]) for i in range(updates_per_rollout)]
+    for micro in sum(updates, []):
+        with torch.no_grad(), autocast:
+            if updates_per_rollout > 1:
+                micro['old_logprobs'], _ = raw(micro['ids'], micro['lengths'], micro['index'], temperature)
+            if reference:
+                micro['ref_logprobs'], _ = reference(micro['ids'], micro['lengths'], micro['index'], temperature)
+
+    for micro_batches in updates:
+        # loss, backward
+        sums = torch.zeros(6, dtype=torch.float64)  # loss, entropy, k3, clipped, |sampler - trainer|, tokens
+        for i, micro in enumerate(micro_batches):
+            with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
+                with autocast:
+                    logprobs, entropy = policy(micro['ids'], micro['lengths'], micro['index'], temperature)
+                ratio = torch.exp(logprobs - micro.get('old_logprobs', logprobs.detach()))  # grad pi / pi_old
+                advantage = micro['advantage']
+                unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
+                objective = torch.min(unclipped, clipped)  # equation 3; the min is the mask
+                k3 = torch.zeros_like(logprobs)
+                if reference:
+                    difference = micro['ref_logprobs'] - logprobs
+                    k3 = torch.exp(difference) - difference - 1  # equation 4
+                loss = -(micro['weight'] * (objective - beta * k3)).sum()
+                (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
+            with torch.no_grad():
+                mismatch = (logprobs - micro['sampler_logprobs']).abs()
+                sums += torch.stack([x.double().sum().cpu() for x in (
+                    loss, entropy, k3, clipped < unclipped, mismatch, torch.ones_like(logprobs))])
+
+        # step
+        grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate_at(step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
+
+        # log
+        loss, *means, n = sum(gather(sums)).tolist()
+        if step >= max_steps:
+            metrics.update(evaluate())
+        if rank == 0:
+            seconds = time.time() - start
+            means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
+                             (x / max(1, n) for x in means)))
+            record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss, 'lr': learning_rate_at(step - 1),
+                      'grad_norm': grad_norm.item(), **metrics, **means, 'perf/tok_s': step_tokens / seconds,
+                      'perf/gen_frac': rollout_seconds / seconds}
+            if 'cuda' in device:
+                record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+            log(record)
+            bar.update()
+    if step >= max_steps or checkpoint_every and step % checkpoint_every < updates_per_rollout:
+        save_checkpoint()  # between rollouts, so that none is pending
+
+# --- clean up ----------------------------------------------------------------------------
+bar.close()
+if rank == 0:
+    print(f'model, log.jsonl and state/ are in {out_dir}')
+if world_size > 1:
+    dist.destroy_process_group()

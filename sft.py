@@ -1,0 +1,328 @@
+"""Supervised fine-tuning: packed documents, the global token mean, exact resume.
+
+    python sft.py config/tiny_base.py                       # 1 CPU: the start model of the embedded task, minutes
+    python sft.py config/qwen3_4b.py                        # 1 GPU (an H200; 80 GB needs the sharding of 8)
+    torchrun --nproc 8 sft.py config/qwen3_4b.py            # 8 GPUs
+
+The unified estimator (Lv et al. 2025, arXiv 2509.04419): mask x (1 / reference policy) x advantage x likelihood
+gradient. For SFT:
+
+    mask                  supervised tokens: what assistants say and the end of their turn
+    reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
+    advantage             1
+    likelihood gradient   grad log pi(token | the document before it)
+
+Deviations from the usual script: (1) the loss is a sum over supervised tokens divided by their number in the whole
+step, on all ranks and in all micro-batches, so packing, micro_batch_tokens and the number of GPUs do not change it;
+(2) documents in a packed row do not see each other; (3) a row whose mask cannot be shown right is dropped and counted.
+"""
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configurator import UserError, configure
+from data import (Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts, sft_examples, show_mask,
+                  split_by_work, stop_ids)
+from model import Policy, generate, load_model, memory_plan, save_model
+from verify import verify
+
+# --- config ------------------------------------------------------------------
+# what and where
+model = 'tiny'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>' (see model.py)
+chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
+data = 'sums:base'  # sources, comma-separated, each with an optional *passes-per-epoch: 'a.jsonl*0.5, b.json*2'
+eval_data = 'sums:test'  # held-out rows for eval/loss; '' for none
+eval_prompts = 'sums:test'  # rows with a checkable truth for eval/pass@1; '' for none
+verifier = ''  # kind of verifier for eval_prompts; '' goes by each row's own dataset name
+instruction = ''  # appended to every eval prompt, e.g. how to write the final answer
+out_dir = 'out/sft'  # run folder: model, log.jsonl, run.json, state/
+resume = False  # go on from out_dir/state
+overwrite = False  # start afresh in an out_dir that holds another run
+# batch
+batch_size = 64  # sequences per step, over all GPUs
+micro_batch_tokens = 8192  # tokens in one forward, per GPU
+max_length = 1024  # tokens; longer rows go the way of `overlong`
+overlong = 'drop'  # 'drop' or 'cut' (no end of turn is invented)
+max_steps = 500  # optimizer steps; 0: as many as `epochs` makes
+epochs = 1.0  # passes over the data when max_steps is 0
+# optimizer
+learning_rate = 1e-3  # peak
+min_learning_rate = 0.0  # at the last step of cosine and linear
+schedule = 'cosine'  # 'cosine', 'linear' or 'constant' after the warm-up
+warmup_steps = 20  # linear from 0
+weight_decay = 0.0  # on matrices only
+beta1, beta2 = 0.9, 0.95  # Adam
+grad_clip = 1.0  # global norm; 0: off
+# evaluation, log, checkpoint
+eval_every = 100  # steps; 0: only at the end
+max_new_tokens = 64  # evaluation completions, tokens
+max_prompt_tokens = 512  # longer evaluation prompts are dropped and counted
+checkpoint_every = 500  # steps between checkpoints; the last step always makes one
+log_every = 1  # steps between lines on the console; log.jsonl has every step
+wandb_log = False  # WANDB_MODE=offline works too
+wandb_project = 'nanopost'
+# system
+seed = 1337
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
+activation_checkpointing = False  # recompute each layer in backward
+shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
+kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
+config = configure(globals())
+
+# --- ranks, seed, device -------------------------------------------------------
+rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+if device == 'cuda' and not torch.cuda.is_available():
+    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
+if dtype not in ('float32', 'bfloat16'):
+    raise UserError(f'dtype={dtype}: use float32 or bfloat16')
+if device == 'cuda':
+    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    torch.cuda.set_device(device)
+state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log.jsonl')
+if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
+    state_dir += '.old'  # killed between the two renames of a checkpoint
+if resume and not os.path.isdir(state_dir):
+    raise UserError(f'resume=True, but {state_dir} does not exist: check out_dir, or drop --resume')
+if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True, --overwrite=True, or another --out_dir')
+if world_size > 1:
+    dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
+torch.manual_seed(seed)  # the same start on every rank
+torch.set_float32_matmul_precision('high')
+generator = torch.Generator(device).manual_seed(seed + 1 + rank)  # samples differ from rank to rank
+autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
+
+# --- data ----------------------------------------------------------------------
+tokenizer = load_tokenizer(model, chat_template)
+stops = stop_ids(tokenizer)
+rows, sources = read_rows(data)
+examples, report = [], {}
+weighted = []  # (passes per epoch, rows kept) of every source
+for name, weight, start, stop in sources:
+    kept, report[name] = sft_examples(rows[start:stop], tokenizer, max_length, overlong)
+    weighted.append((weight, list(range(len(examples), len(examples) + len(kept)))))
+    examples += kept
+order = Order(weighted, seed)
+max_steps = max_steps or math.ceil(len(order) * epochs / batch_size)
+eval_examples, eval_rows = [], []
+if eval_data:
+    eval_examples, report['eval_data: ' + eval_data] = sft_examples(read_rows(eval_data)[0], tokenizer, max_length)
+if eval_prompts:
+    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
+        read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
+if rank == 0:
+    for name, counts in report.items():
+        print(f'{name}: {format_report(counts)}')
+    print('first row, what is trained in [[ ]]:\n' + show_mask(examples[0], tokenizer))
+
+# --- model -----------------------------------------------------------------------
+lm = load_model(model, device)
+if activation_checkpointing:
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+raw = policy = Policy(lm)
+if world_size > 1:
+    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+if rank == 0:
+    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
+                       dtype == 'bfloat16', kv_cache_gb=kv_cache_gb)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+
+# --- optimizer, schedule -----------------------------------------------------------
+groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
+          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
+if world_size > 1 and shard_optimizer:
+    optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **adam)
+else:
+    optimizer = torch.optim.AdamW(groups, **adam)
+
+
+def learning_rate_at(step):
+    """Linear warm-up to learning_rate, then `schedule` down to min_learning_rate at max_steps."""
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}
+    if schedule not in left:
+        raise UserError(f'schedule={schedule}: use one of {", ".join(left)}')
+    return min_learning_rate + left[schedule] * (learning_rate - min_learning_rate)
+
+
+# --- helpers -----------------------------------------------------------------------
+def gather(value):
+    """[value of rank 0, value of rank 1, ...] on every rank."""
+    values = [value] * world_size
+    if world_size > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def evaluate():
+    """Greedy pass@1 on eval_rows (also by difficulty) and the token-mean loss on eval_examples, as log keys.
+
+    Every rank does its share; the result is the same on all of them."""
+    metrics = {}
+    mine = eval_rows[rank::world_size]
+    with autocast:
+        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
+                               kv_cache_gb=kv_cache_gb, progress='evaluate')
+    verdicts = []
+    for prompt, (completion,) in zip(mine, completions):
+        text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
+        verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
+        if rank == 0 and len(verdicts) <= 3:
+            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r} (truth {prompt["truth"]})')
+    verdicts = sum(gather(verdicts), [])
+    if verdicts:
+        metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
+        for level in sorted({d for d, _ in verdicts if d is not None}):
+            scores = [v for d, v in verdicts if d == level]
+            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
+    loss, mine = 0.0, eval_examples[rank::world_size]
+    for rows in pack([len(e['ids']) for e in mine], micro_batch_tokens):
+        micro = collate([(mine[i]['ids'], mine[i]['mask']) for i in rows])
+        with torch.no_grad(), autocast:
+            logprobs, _ = raw(micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
+        loss -= logprobs.double().sum().item()
+    if eval_examples:
+        metrics['eval/loss'] = sum(gather(loss)) / sum(int(e['mask'].sum()) for e in eval_examples)
+    return metrics
+
+
+def save_checkpoint():
+    """out_dir/state (all that resume needs) and out_dir in Hugging Face format; the old state stays until the new
+    one is whole."""
+    new, final = os.path.join(out_dir, 'state.new'), os.path.join(out_dir, 'state')
+    if rank == 0:
+        shutil.rmtree(new, ignore_errors=True)
+        os.makedirs(new)
+    gather(None)  # a barrier that gloo and NCCL both have
+    local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+    torch.save({'optimizer': local.state_dict(), 'generator': generator.get_state()}, f'{new}/rank{rank}.pt')
+    if rank == 0:
+        torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
+                    'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
+                    'wandb_id': wandb_id}, f'{new}/shared.pt')
+    gather(None)
+    if rank == 0:
+        if os.path.isdir(final):
+            shutil.rmtree(final + '.old', ignore_errors=True)
+            os.rename(final, final + '.old')
+        os.rename(new, final)
+        shutil.rmtree(final + '.old', ignore_errors=True)
+        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
+    gather(None)
+
+
+# --- resume, logging -----------------------------------------------------------------
+step = samples = tokens = 0
+wandb_id = None
+if resume:
+    saved = torch.load(f'{state_dir}/shared.pt', map_location='cpu', weights_only=True)
+    if saved['world_size'] != world_size:
+        raise UserError(f'{state_dir} was written by {saved["world_size"]} ranks, this run has {world_size}: '
+                        'resume with as many')
+    mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
+    raw.load_state_dict(saved['weights'])
+    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine['optimizer'])
+    generator.set_state(mine['generator'])
+    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
+    wandb_id = saved['wandb_id']
+    if rank == 0:
+        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+if rank == 0:
+    os.makedirs(out_dir, exist_ok=True)
+    if overwrite and not resume:
+        shutil.rmtree(state_dir, ignore_errors=True)
+        open(log_path, 'w').close()
+    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
+        json.dump({'script': sys.argv[0], **config}, f, indent=1)
+    log_file = open(log_path, 'a')
+    if wandb_log:
+        import wandb
+        run = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config, dir=out_dir,
+                         id=wandb_id, resume='allow')
+        wandb_id = run.id
+    print(f'{sum(p.numel() for p in lm.parameters()):,} parameters, {world_size} x {device}, {max_steps} steps of '
+          f'{batch_size} sequences, {len(order)} rows an epoch')
+bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
+
+
+def log(metrics):
+    """One line of log.jsonl and wandb, and one on the console."""
+    log_file.write(json.dumps(metrics) + '\n')
+    log_file.flush()
+    if wandb_log:
+        wandb.log(metrics, step=metrics['step'])
+    if metrics['step'] % log_every == 0 or metrics['step'] == max_steps or 'eval/loss' in metrics:
+        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
+        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+                             for key, value in shown.items()))
+
+
+# --- the loop --------------------------------------------------------------------------
+while step < max_steps:
+    start = time.time()
+    metrics = {}
+    if eval_every and step % eval_every == 0 and step > 0:
+        metrics = evaluate()
+
+    # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
+    batch = [examples[i] for i in order.take(batch_size)]
+    step_tokens = sum(len(e['ids']) for e in batch)
+    supervised = sum(int(e['mask'].sum()) for e in batch)  # the GLOBAL denominator
+    mine = [batch[i] for i in split_by_work([len(e['ids']) for e in batch], world_size)[rank]]
+    bins = pack([len(e['ids']) for e in mine], micro_batch_tokens) or [[]]  # a rank without rows still takes part
+
+    # loss, backward
+    loss = torch.zeros((), device=device)
+    for i, rows in enumerate(bins):
+        micro = collate([(mine[j]['ids'], mine[j]['mask']) for j in rows])
+        with policy.no_sync() if world_size > 1 and i < len(bins) - 1 else nullcontext():
+            with autocast:
+                logprobs, _ = policy(micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
+                micro_loss = -logprobs.sum() / supervised  # mask x 1/pi x 1 x grad pi = grad log pi
+            (micro_loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
+        loss += micro_loss.detach()
+
+    # step
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
+    for group in optimizer.param_groups:
+        group['lr'] = learning_rate_at(step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    step, samples, tokens = step + 1, samples + batch_size, tokens + step_tokens
+
+    # log, checkpoint
+    losses = gather(loss.item())
+    if step == max_steps:
+        metrics = evaluate()
+    if rank == 0:
+        seconds = time.time() - start
+        metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
+                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics,
+                   'perf/tok_s': step_tokens / seconds}
+        if 'cuda' in device:
+            metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+        log(metrics)
+        bar.update()
+    if step == max_steps or checkpoint_every and step % checkpoint_every == 0:
+        save_checkpoint()
+
+# --- clean up ----------------------------------------------------------------------------
+bar.close()
+if rank == 0:
+    print(f'model, log.jsonl and state/ are in {out_dir}')
+if world_size > 1:
+    dist.destroy_process_group()
