@@ -107,7 +107,6 @@ if world_size > 1:
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
 torch.manual_seed(seed)  # the same start on every rank
 torch.set_float32_matmul_precision('high')
-generator = torch.Generator(device).manual_seed(seed + 1 + rank)  # samples differ from rank to rank
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
 # --- data ----------------------------------------------------------------------
@@ -195,11 +194,12 @@ def evaluate():
     return metrics
 
 
-def rollout(rows):
+def rollout(rows, first):
     """A group of completions for each prompt of this rank: rewards, advantages and the documents to train on."""
     with autocast:
-        completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops, generator,
-                               kv_cache_gb, progress='rollout' if rank == 0 else None)
+        completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops,
+                               [seed * 2 ** 32 + first + i for i in range(len(rows))], kv_cache_gb,
+                               progress='rollout' if rank == 0 else None)
     groups = []
     for prompt, group in zip(rows, completions):
         texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
@@ -245,7 +245,7 @@ def save_checkpoint():
         os.makedirs(new)
     gather(None)  # a barrier that gloo and NCCL both have
     local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
-    torch.save({'optimizer': local.state_dict(), 'generator': generator.get_state()}, f'{new}/rank{rank}.pt')
+    torch.save(local.state_dict(), f'{new}/rank{rank}.pt')
     if rank == 0:
         torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
                     'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
@@ -271,8 +271,7 @@ if resume:
                         'resume with as many')
     mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine['optimizer'])
-    generator.set_state(mine['generator'])
+    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine)
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -322,8 +321,9 @@ while step < max_steps:
         needs = gather(share - len(groups))
         if not any(needs):
             break
-        taken = order.take(sum(needs))  # every rank advances the same order and takes its own part
-        fresh = rollout([prompts[i] for i in taken[sum(needs[:rank]):sum(needs[:rank + 1])]])
+        before, place = sum(needs[:rank]), order.position  # every rank advances the same order, takes its part
+        taken = order.take(sum(needs))[before:before + needs[rank]]
+        fresh = rollout([prompts[i] for i in taken], place + before)
         seen += fresh
         groups += [g for g in fresh if g['spread'] or attempt == resample_rounds]
     rollout_seconds = time.time() - rollout_start

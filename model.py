@@ -1,7 +1,7 @@
 """All that touches weights: load, save, attention over packed rows, token log-probs, generate.
 
-One attention function serves training, prefill and decoding, and one log-prob rule (fp32 log-softmax of the head's
-logits divided by the temperature) serves sampler and trainer: what is scored is what was sampled.
+One attention function serves training, prefill and decoding, and one log-prob rule (fp32 log-softmax of the
+head's logits divided by the temperature) serves sampler and trainer: what is scored is what was sampled.
 """
 import os
 import shutil
@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
-from transformers import (AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen3Config,
-                          Qwen3ForCausalLM)
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from configurator import UserError
 
 # Shapes for models made from scratch: 'tiny' for the embedded task, the public ones with random weights for
-# benchmarks (`--model=random:qwen3-4b`). layers, hidden, heads, kv heads, head size, ffn, vocabulary, tied, positions
+# benchmarks (`--model=random:qwen3-4b`).
+# layers, hidden, heads, kv heads, head size, ffn, vocabulary, tied embeddings, positions
 SHAPES = {
     'tiny': (4, 128, 4, 2, 32, 384, 262, True, 4096),
     'qwen3-0.6b': (28, 1024, 16, 8, 128, 3072, 151936, True, 40960),
@@ -25,8 +26,12 @@ SHAPES = {
     'qwen3-4b': (36, 2560, 32, 8, 128, 9728, 151936, True, 40960),
     'qwen3-8b': (36, 4096, 32, 8, 128, 12288, 151936, False, 40960),
 }
-LOGITS_PER_CHUNK = 2 ** 26  # fp32 logits held at once by token log-probs: 256 MiB, 441 tokens of Qwen3's vocabulary
+LOGITS_PER_CHUNK = 2 ** 26  # logits held at once: 256 MiB of fp32, 441 tokens of Qwen3's vocabulary
 PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # -----------------------------------------------------------------------------
@@ -55,10 +60,10 @@ def load_config(name):
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         hint = '' if os.path.isdir(name) else ' (no such local folder, and the hub did not serve it)'
-        raise UserError(f'model {name}: cannot be loaded{hint}: {str(error).strip().splitlines()[0]}') from None
+        raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
     for key in ('final_logit_softcapping', 'attn_logit_softcapping', 'logit_scale', 'logits_scaling'):
         if getattr(config, key, None) not in (None, 1, 1.0):  # our head and attention would silently differ
-            raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-shaped model')
+            raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like model')
     config.attention_dropout = 0.0  # a dropped-out score is not the sampled one
     return config
 
@@ -66,8 +71,8 @@ def load_config(name):
 def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     """The causal language model `name` (see load_config) on `device`.
 
-    Weights are fp32 unless told otherwise: they are the optimizer's master copy, and bf16 would round away 98 % of
-    the updates at learning rate 1e-6. 'tiny' and 'random:' use torch's current seed. Raises UserError.
+    Weights are fp32 unless told otherwise: they are the optimizer's master copy, and bf16 would round away 98 %
+    of the updates at learning rate 1e-6. 'tiny' and 'random:' use torch's current seed. Raises UserError.
     """
     config = load_config(name)
     if name == 'tiny' or name.startswith('random:'):
@@ -75,9 +80,10 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
             model = Qwen3ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
         return model.train()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype,
+                                                     attn_implementation=attention)
     except (OSError, ValueError) as error:
-        raise UserError(f'model {name}: {str(error).strip().splitlines()[0]}') from None
+        raise UserError(f'model {name}: {first_line(error)}') from None
     head = model.get_output_embeddings()
     if getattr(head, 'bias', None) is not None:
         raise UserError(f'model {name}: an output head with a bias is not supported')
@@ -85,7 +91,7 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
 
 
 def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
-    """Write model, tokenizer and chat template to `folder` in Hugging Face format, each file replaced atomically.
+    """Write model, tokenizer and chat template to `folder` in Hugging Face format, each file atomically.
 
     The saved generation_config stops at every id of `stop_ids` and holds no sampling default.
     """
@@ -93,8 +99,8 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     shutil.rmtree(temporary, ignore_errors=True)
     model.config.eos_token_id = list(stop_ids)
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=tokenizer.pad_token_id,
-                                               bos_token_id=tokenizer.bos_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=list(stop_ids), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id)
     cast = {}  # by storage, so that tied weights stay tied
     for tensor in model.state_dict(keep_vars=True).values():
         cast.setdefault(tensor.data_ptr(), tensor.detach().to(dtype))
@@ -103,7 +109,7 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     model.save_pretrained(temporary, state_dict=state)
     model.config.dtype = was
     tokenizer.save_pretrained(temporary)
-    for name in sorted(os.listdir(temporary)):  # config.json before model.safetensors: a new folder is never half a model
+    for name in sorted(os.listdir(temporary)):
         path = os.path.join(temporary, name)
         with open(path, 'rb') as f:
             os.fsync(f.fileno())
@@ -115,27 +121,28 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
                 bf16=True, reference=False, kv_cache_gb=0.0):
     """Bytes per GPU by what holds them, in GB (1e9), as a dict; 'peak' is their sum at the worst moment.
 
-    Arithmetic of DESIGN.md ("Precision and memory"): fp32 weights and gradients, autocast's bf16 casts, Adam's two
-    moments over the ranks. The KV cache is freed before the update, so activations and it are not added up.
+    fp32 weights and gradients, autocast's bf16 casts, Adam's two moments over the ranks. The KV cache is freed
+    before the update, so it and the activations are not added up. Activations are an estimate.
     """
     with torch.device('meta'):
         n = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     hidden, layers, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
     head_dim = getattr(config, 'head_dim', None) or hidden // config.num_attention_heads
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # what one layer keeps for backward, elements per token (norms, q/k/v and their rotations, gate/up/product)
+    # what one layer keeps for backward, per token (norms, q/k/v and their rotations, gate/up/product), bytes
     layer = (12 * hidden + 4 * heads * head_dim + 4 * config.intermediate_size) * (2 if bf16 else 4)
     kept = layers * hidden * 4 + 2 * layer if activation_checkpointing else layers * layer
+    shards = world_size if shard_optimizer else 1
     plan = {
         'weights (fp32)': 4 * n, 'gradients (fp32)': 4 * n, 'autocast copies (bf16)': 2 * n * bf16,
-        'Adam moments' + (f' / {world_size}' if shard_optimizer else ''): 8 * n / (world_size if shard_optimizer else 1),
-        'reference (bf16)': 2 * n * reference,
-        'activations': micro_batch_tokens * kept, 'logits chunk, head gradient': LOGITS_PER_CHUNK * 12 + 4 * vocab * hidden,
-        'KV cache (rollout only)': kv_cache_gb * 1e9,
+        f'Adam moments / {shards}': 8 * n / shards, 'reference': (2 if bf16 else 4) * n * reference,
+        'activations': micro_batch_tokens * kept,
+        'logits chunk and head gradient': LOGITS_PER_CHUNK * 12 + 4 * vocab * hidden,
+        'KV cache (rollout)': kv_cache_gb * 1e9,
     }
-    update = plan['activations'] + plan['logits chunk, head gradient']
-    resident = sum(plan.values()) - update - plan['KV cache (rollout only)']
-    plan['peak'] = resident + max(update, plan['KV cache (rollout only)'])
+    update = plan['activations'] + plan['logits chunk and head gradient']
+    resident = sum(plan.values()) - update - plan['KV cache (rollout)']
+    plan['peak'] = resident + max(update, plan['KV cache (rollout)'])
     return {key: value / 1e9 for key, value in plan.items() if value}
 
 
@@ -145,8 +152,8 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 class Documents:
     """Index plan for attention inside each document of a packed row, never across (invariant 8).
 
-    Documents are grouped by length up to the next power of two and padded on the right inside the group: under a
-    causal mask no real token sees the padding, the waste is below 2x and the number of kernel calls is logarithmic.
+    Documents are grouped by length up to the next power of two and padded on the right inside the group: under
+    a causal mask no real token sees the padding, the waste is below 2x, the kernel calls are a dozen at most.
     """
 
     def __init__(self, lengths, device):
@@ -162,7 +169,7 @@ class Documents:
             groups.append((index.to(device), valid.to(device), bool(valid.all())))
             order.append(index[valid])
         self.groups = groups
-        self.inverse = torch.cat(order).argsort().to(device)  # (T,) row position -> place in the groups' outputs
+        self.inverse = torch.cat(order).argsort().to(device)  # (T,) position -> place in the groups' outputs
         self.position_ids = (torch.arange(int(lengths.sum())) - starts.repeat_interleave(lengths)).to(device)
 
 
@@ -200,7 +207,7 @@ class KVCache:
 def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, sliding_window=None, **_):
     """transformers' attention interface: q (B, heads, T, head size), k and v (B, kv heads, T, head size).
 
-    With `documents` B is 1 and the row is packed; with `cache` alone T is 1 and every row attends to its own past.
+    With `documents` B is 1 and the row is packed; with `cache` alone T is 1 and every row sees its own past.
     Returns (B, T, heads, head size) and None for the weights.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast fp32 norms and rotations hand fp32 back
@@ -211,25 +218,26 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, s
         outputs = []
         for index, valid, full in documents.groups:
             if sliding_window is not None and index.shape[1] > sliding_window:
-                raise UserError(f'a document of {index.shape[1]} tokens is longer than this model\'s sliding window '
-                                f'({sliding_window}), which is not supported: lower the length limit')
-            n, longest = index.shape
-            x = (t.index_select(0, index.flatten()).view(n, longest, *t.shape[1:]).transpose(1, 2) for t in (q, k, v))
-            out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2)
+                raise UserError(f'a document of {index.shape[1]} tokens is longer than the sliding window '
+                                f'({sliding_window}) of this model: lower the length limit')
+            x = (t.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2) for t in (q, k, v))
+            out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True)
+            out = out.transpose(1, 2)  # (n, longest, heads, head size)
             outputs.append(out.flatten(0, 1) if full else out[valid])
         return torch.cat(outputs).index_select(0, documents.inverse)[None], None
     if cache is None:
-        raise RuntimeError('nanopost attention needs documents= or cache=; load the model with attention="sdpa"')
+        raise RuntimeError("needs documents= or cache=; for plain calls load the model with attention='sdpa'")
     cache.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
     rows, length = cache.mask.shape
     if sliding_window is not None and length > sliding_window:
-        raise UserError(f'generation passed this model\'s sliding window ({sliding_window}): lower max_new_tokens')
-    keys, values = cache.k[module.layer_idx][:rows, :, :length], cache.v[module.layer_idx][:rows, :, :length]
-    out = F.scaled_dot_product_attention(q, keys, values, cache.mask[:, None, None], scale=scaling, enable_gqa=True)
+        raise UserError(f'generation passed the sliding window ({sliding_window}): lower max_new_tokens')
+    keys, values = (x[module.layer_idx][:rows, :, :length] for x in (cache.k, cache.v))
+    out = F.scaled_dot_product_attention(q, keys, values, cache.mask[:, None, None], scale=scaling,
+                                         enable_gqa=True)
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register('nanopost', attention)  # no mask function under this name: transformers builds none
+AttentionInterface.register('nanopost', attention)  # no mask function of this name: transformers builds none
 
 
 # -----------------------------------------------------------------------------
@@ -276,7 +284,7 @@ class TokenLogprobs(torch.autograd.Function):
 
 
 class Policy(nn.Module):
-    """The module that scripts wrap in DDP: its forward returns log-probs, so that every gradient passes the wrapper."""
+    """What scripts wrap in DDP: its forward returns log-probs, so that every gradient passes the wrapper."""
 
     def __init__(self, model):
         super().__init__()
@@ -286,8 +294,9 @@ class Policy(nn.Module):
         """Log-prob and entropy of chosen tokens of a packed row; attention stays inside each document.
 
         ids (T,) documents end to end, lengths of the documents (sum T), index (N,) positions in the row of the
-        tokens to score (never a document's first). Returns fp32 logprobs (N,) of ids[index] given all before them in
-        their document, divided by `temperature` as in sampling, and entropy (N,), in nats, without gradient.
+        tokens to score (never a document's first). Returns fp32 logprobs (N,) of ids[index] given all before
+        them in their document, logits divided by `temperature` as in sampling, and entropy (N,) in nats, without
+        gradient.
         """
         documents = Documents(lengths, ids.device)
         hidden = self.model.base_model(input_ids=ids[None], position_ids=documents.position_ids[None],
@@ -301,49 +310,53 @@ class Policy(nn.Module):
 # -----------------------------------------------------------------------------
 # rollouts
 
-def sample_token(logits, temperature, generator):
+def sample_token(logits, temperature, uniform):
     """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,); argmax at temperature 0.
 
-    fp32 throughout, the whole vocabulary, by inverting the cumulative distribution: one uniform number a row, no
-    host synchronisation. At temperature 0 the log-prob is that of temperature 1.
+    The whole vocabulary, by inverting the cumulative distribution at `uniform` (B,), numbers in [0, 1): no host
+    synchronisation. At temperature 0 the log-prob is that of temperature 1.
     """
     logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (B, V)
     if temperature == 0:
         ids = logprobs.argmax(-1)
     else:
         cdf = logprobs.double().exp_().cumsum_(-1)
-        u = torch.rand(len(cdf), 1, device=cdf.device, dtype=cdf.dtype, generator=generator) * cdf[:, -1:]
+        u = uniform[:, None] * cdf[:, -1:]
         # right=True: the first entry above u, so a token of probability 0 is never drawn
         ids = torch.searchsorted(cdf, u, right=True)[:, 0].clamp_(max=cdf.shape[1] - 1)
     return ids, logprobs.gather(1, ids[:, None])[:, 0]
 
 
 @torch.inference_mode()
-def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, generator=None, kv_cache_gb=4.0,
+def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None, kv_cache_gb=4.0,
              progress=None):
-    """Sample `group_size` completions of every prompt (lists of token ids) from softmax(logits / temperature).
+    """Sample `group_size` completions of every prompt (a list of token ids) from softmax(logits / temperature).
 
-    A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to the
-    next one waiting; rows wait when the KV cache (at most `kv_cache_gb` GB) is full. Nothing of the model's
-    generation_config is applied. Call it under the trainer's autocast, so that both compute the same numbers.
-    Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at `temperature`),
-    stopped (False: cut at max_new_tokens). `progress` names a bar shown when a person watches.
+    A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to
+    the next one waiting; rows wait while the KV cache (at most `kv_cache_gb` GB) is full. Nothing of the model's
+    generation_config is applied. Call it under the trainer's autocast: then both compute the same numbers.
+    `seeds` holds an int per prompt; a completion depends on its prompt's seed and its place in the group only,
+    not on the batch, the cache or the number of ranks (up to rounding in the logits).
+    Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
+    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar shown when a person watches.
     Raises UserError when a prompt cannot fit.
     """
     config, device = model.config, model.device
     if not prompts:
         return []
+    if temperature and len(seeds or []) != len(prompts):
+        raise ValueError('sampling needs one seed a prompt')
     length = max(map(len, prompts)) + max_new_tokens
     if length > config.max_position_embeddings:
         raise UserError(f'a prompt and max_new_tokens make {length} tokens, the model has '
-                        f'{config.max_position_embeddings} positions: lower max_new_tokens or max_prompt_tokens')
+                        f'{config.max_position_embeddings} positions: lower max_new_tokens')
     autocast = torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if autocast else model.dtype
     total = len(prompts) * group_size
     slots = min(total, int(kv_cache_gb * 1e9 // (length * KVCache.token_bytes(config, dtype))))
     if slots < 1:
-        raise UserError(f'one row of {length} tokens does not fit kv_cache_gb={kv_cache_gb}: raise it, or lower '
-                        'max_new_tokens')
+        raise UserError(f'one row of {length} tokens does not fit kv_cache_gb={kv_cache_gb}: '
+                        'raise it, or lower max_new_tokens')
     cache = KVCache(config, slots, length, device, dtype)
     training = model.training
     model.eval()  # no activation checkpointing
@@ -353,17 +366,23 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     out_logprobs = torch.zeros(total, max_new_tokens, device=device)
     out_lengths = torch.zeros(total, dtype=torch.long, device=device)
     out_stopped = torch.zeros(total, dtype=torch.bool, device=device)
-    # the state of the rows in use, all (B,): request number, tokens in the cache, tokens sampled, last one, going on
+    # every request's random numbers, drawn ahead (float64: a float32 could not reach rare tokens)
+    uniform = torch.zeros(total, max_new_tokens, dtype=torch.float64)
+    for p, seed in enumerate(seeds or []):
+        uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
+    uniform = uniform.to(device)
+    # the rows in use, all (B,): request number, tokens in the cache, tokens sampled, the last one, still going
     request, filled, count, last = (torch.empty(0, dtype=torch.long, device=device) for _ in range(4))
     alive = torch.empty(0, dtype=torch.bool, device=device)
-    waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))  # requests [a, b) of p
+    # prompt and its requests [a, b)
+    waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))
     bar = tqdm(total=total, desc=progress, leave=False, disable=None if progress else True, unit='completion')
 
     def record(logits, rows):
         """Sample one token for rows (a slice or index of the state) and note it."""
-        ids, logprobs = sample_token(logits, temperature, generator)
         live = alive[rows]
         at = (request[rows], count[rows].clamp(max=max_new_tokens - 1))
+        ids, logprobs = sample_token(logits, temperature, uniform[at])
         out_ids[at] = torch.where(live, ids, out_ids[at])
         out_logprobs[at] = torch.where(live, logprobs, out_logprobs[at])
         last[rows] = ids
@@ -373,7 +392,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
         out_lengths[request[rows]] = count[rows]
         alive[rows] = live & ~stopped & (count[rows] < max_new_tokens)
 
-    check_every = 1 if device.type == 'cpu' else 16  # decode steps between looks at `alive`, which synchronise
+    check_every = 1 if device.type == 'cpu' else 16  # decode steps between looks at `alive`: they synchronise
     highest = 0  # no row has more tokens in the cache than this (kept on the host)
     while waiting or len(request):
         used = len(request)
@@ -401,15 +420,14 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             documents = Documents(lengths, device)
             cache.rows, cache.positions, cache.source = (
                 torch.tensor(x, device=device) for x in (rows, positions, source))
-            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, documents=documents,
-                          position_ids=documents.position_ids[None], cache=cache).last_hidden_state[0]
+            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, cache=cache,
+                          documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
             new = torch.tensor(members, device=device)
             size = documents.position_ids[ends] + 1
             request, filled = torch.cat([request, new]), torch.cat([filled, size])
             count, last = torch.cat([count, torch.zeros_like(new)]), torch.cat([last, torch.zeros_like(new)])
             alive = torch.cat([alive, torch.ones_like(new, dtype=torch.bool)])
             highest = max(highest, max(lengths))
-            # one row of logits a prompt would do, but each member must draw its own first token
             record(head(hidden[ends]), slice(first, used))
         for _ in range(check_every):
             highest = min(highest + 1, length)
@@ -420,7 +438,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             filled = (filled + 1).clamp_(max=length - 1)
             record(head(hidden), slice(0, used))
         dead = (~alive).nonzero()[:, 0]
-        if len(dead) == used or len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
+        if len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
             keep = used - len(dead)
             tail = torch.arange(keep, used, device=device)[alive[keep:]]
             holes = dead[dead < keep]

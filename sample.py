@@ -62,7 +62,6 @@ prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, v
 prompts = prompts[:limit or None]
 print(f'{data}: {format_report(report)}')
 lm = load_model(model, device).eval()
-generator = torch.Generator(device).manual_seed(seed)
 os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
 chunk = max(1, 512 // n)  # prompts at a time, so that a long run writes as it goes
 results = []  # per prompt: difficulty, rewards, answers, lengths, stopped
@@ -70,8 +69,8 @@ with open(out, 'w') as f, tqdm(total=len(prompts), unit='prompt', disable=None) 
     for i in range(0, len(prompts), chunk):
         part = prompts[i:i + chunk]
         with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
-            completions = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops, generator,
-                                   kv_cache_gb)
+            completions = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
+                                   [seed * 2 ** 32 + i + j for j in range(len(part))], kv_cache_gb)
         for prompt, group in zip(part, completions):
             texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
             rewards = [verify(prompt['kind'], text, prompt['truth']) for text in texts]

@@ -100,7 +100,6 @@ if world_size > 1:
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
 torch.manual_seed(seed)  # the same start on every rank
 torch.set_float32_matmul_precision('high')
-generator = torch.Generator(device).manual_seed(seed + 1 + rank)  # samples differ from rank to rank
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
 # --- data ----------------------------------------------------------------------
@@ -209,7 +208,7 @@ def save_checkpoint():
         os.makedirs(new)
     gather(None)  # a barrier that gloo and NCCL both have
     local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
-    torch.save({'optimizer': local.state_dict(), 'generator': generator.get_state()}, f'{new}/rank{rank}.pt')
+    torch.save(local.state_dict(), f'{new}/rank{rank}.pt')
     if rank == 0:
         torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
                     'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
@@ -235,8 +234,7 @@ if resume:
                         'resume with as many')
     mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine['optimizer'])
-    generator.set_state(mine['generator'])
+    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine)
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
