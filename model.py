@@ -13,9 +13,11 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from configurator import UserError
 
+transformers_logging.disable_progress_bar()  # ours are enough
 # Shapes for models made from scratch: 'tiny' for the embedded task, the public ones with random weights for
 # benchmarks (`--model=random:qwen3-4b`).
 # layers, hidden, heads, kv heads, head size, ffn, vocabulary, tied embeddings, positions
