@@ -19,7 +19,9 @@ from configurator import UserError
 # the embedded task: adding up digits, a running total after each; difficulty is the number of operands
 SUM_OPERANDS = range(2, 11)
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}
-SUM_WORKED = {2: 0.5, 3: 0.5, 4: 0.5, 5: 0.5, 6: 0.5, 7: 0.1, 8: 0.05, 9: 0.02, 10: 0.0}  # base rows with the work shown
+# the start model reads few hard sums; where it does not see the work it sees a careless answer, off by up to 3
+SUM_BASE = {2: 4, 3: 6, 4: 6, 5: 5, 6: 4, 7: 2, 8: 1}  # operands and their shares of its rows
+SUM_BASE_WORKED = 0.4  # share of its rows that show the work
 SHAPES = ('messages, prompt + completion, text, conversations, instruction + output, question + answer, '
           'problem + solution or answer, prompt + answer / ground_truth / reward_model, messages + ground_truth')
 
@@ -90,25 +92,25 @@ def special_ids(tokenizer):
 # reading rows
 
 def sum_rows(split):
-    """Rows of the embedded task. A problem's checksum decides its side, so train (and base) and test are disjoint."""
-    rng, rows, seen = random.Random(split), [], set()
-    while len(rows) < SUM_SIZES[split]:
-        n = SUM_OPERANDS[len(rows) % len(SUM_OPERANDS)]
+    """Rows of the embedded task. A problem's checksum decides its side: train (and base) and test are disjoint."""
+    rng, rows, seen, tries = random.Random(split), [], set(), 0
+    while len(rows) < SUM_SIZES[split] and tries < 100 * SUM_SIZES[split]:
+        tries += 1
+        n = rng.choices(list(SUM_BASE), SUM_BASE.values())[0] if split == 'base' else rng.choice(SUM_OPERANDS)
         digits = [rng.randrange(10) for _ in range(n)]
         prompt = '+'.join(map(str, digits))
         if (zlib.crc32(prompt.encode()) % 8 == 0) != (split == 'test') or split == 'test' and prompt in seen:
-            if n == 2 and split == 'test' and len([p for p in seen if len(p) == 3]) >= 8:
-                rows.append(None)  # two digits make few problems: do not look for ever
             continue
         seen.add(prompt)
         totals = [sum(digits[:i]) for i in range(1, n + 1)]
         answer, work = str(totals[-1]), ' '.join(map(str, totals)) + f' #### {totals[-1]}'
         row = {'prompt': prompt, 'answer': answer, 'demonstration': work, 'difficulty': n, 'dataset': 'sums'}
         if split == 'base':
-            text = work if rng.random() < SUM_WORKED[n] else f'#### {answer}'
+            careless = f'#### {max(0, totals[-1] + rng.randint(-3, 3))}'
+            text = work if rng.random() < SUM_BASE_WORKED else careless
             row = {'messages': [{'role': 'user', 'content': prompt}, {'role': 'assistant', 'content': text}]}
         rows.append(row)
-    return [row for row in rows if row]
+    return rows
 
 
 def lines_of(name, path):

@@ -107,9 +107,10 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     for tensor in model.state_dict(keep_vars=True).values():
         cast.setdefault(tensor.data_ptr(), tensor.detach().to(dtype))
     state = {name: cast[tensor.data_ptr()] for name, tensor in model.state_dict(keep_vars=True).items()}
-    was, model.config.dtype = model.config.dtype, dtype
     model.save_pretrained(temporary, state_dict=state)
-    model.config.dtype = was
+    model.config.dtype = dtype  # save_pretrained writes the weights' own; the file holds `dtype`
+    model.config.save_pretrained(temporary)
+    model.config.dtype = model.dtype
     tokenizer.save_pretrained(temporary)
     for name in sorted(os.listdir(temporary)):
         path = os.path.join(temporary, name)

@@ -1,0 +1,38 @@
+"""Scripts are run as their users run them: as processes. `run` is that, with the tiny model and few steps."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def launch(script, *flags, ranks=1, cwd=ROOT, check=True):
+    """Run a script (under torchrun when ranks > 1); returns the completed process with its text."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(ranks)]
+    command = (command if ranks > 1 else [sys.executable]) + [os.path.join(ROOT, script), *flags]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline'}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope='session')
+def run():
+    return launch
+
+
+def read_log(out_dir):
+    with open(os.path.join(out_dir, 'log.jsonl')) as f:
+        return [json.loads(line) for line in f]
+
+
+@pytest.fixture(scope='session')
+def start_model(tmp_path_factory):
+    """A start model for GRPO that already solves something, made by sft.py."""
+    out = str(tmp_path_factory.mktemp('start') / 'model')
+    launch('sft.py', f'--out_dir={out}', '--max_steps=120', '--log_every=1000', '--eval_data=', '--eval_prompts=')
+    return out

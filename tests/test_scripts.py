@@ -1,0 +1,206 @@
+"""sft.py and grpo.py as their users run them: invariants 1, 3, 4, 6, 7 and 9, faults of the person at the keyboard."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, read_log
+from safetensors.torch import load_file
+
+SFT = ['--max_steps=3', '--batch_size=8', '--eval_data=', '--eval_prompts=', '--warmup_steps=1']
+GRPO = ['--max_steps=2', '--prompts_per_step=5', '--group_size=4', '--max_new_tokens=24', '--eval_prompts=',
+        '--sample_every=0', '--warmup_steps=1', '--learning_rate=1e-4']
+
+
+def weights(out_dir):
+    return load_file(os.path.join(out_dir, 'model.safetensors'))
+
+
+def same(a, b, tolerance=0.0):
+    a, b = weights(a), weights(b)
+    return all(torch.equal(a[k], b[k]) if not tolerance else torch.allclose(a[k], b[k], atol=tolerance, rtol=0)
+               for k in a)
+
+
+@pytest.fixture(scope='module')
+def sft_run(run, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp('sft') / 'one')
+    run('sft.py', *SFT, f'--out_dir={out}')
+    return out
+
+
+@pytest.fixture(scope='module')
+def grpo_run(run, start_model, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp('grpo') / 'one')
+    run('grpo.py', *GRPO, f'--model={start_model}', f'--out_dir={out}')
+    return out
+
+
+# Adam divides by the gradient's size, so 1e-7 of rounding in a gradient near 0 can become a step; the tolerance is
+# far below one step of the learning rate (1e-3 for SFT, 1e-4 for GRPO), which a wrong denominator would change.
+@pytest.mark.parametrize('flags', [['--micro_batch_tokens=64'], ['--micro_batch_tokens=1']])
+def test_sft_does_not_depend_on_micro_batches(run, sft_run, tmp_path, flags):
+    """Invariant 3: loss and gradient norm are those of one big micro-batch."""
+    out = str(tmp_path / 'x')
+    run('sft.py', *SFT, *flags, f'--out_dir={out}')
+    for a, b in zip(read_log(sft_run), read_log(out)):
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-5)
+        assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-4)
+
+
+@pytest.mark.parametrize('batch', [8, 1])
+def test_sft_on_two_ranks_is_sft_on_one(run, tmp_path, batch):
+    """Invariants 3 and 4, also when a rank has no row at all (batch of 1)."""
+    one, two = str(tmp_path / 'one'), str(tmp_path / 'two')
+    flags = [*SFT, f'--batch_size={batch}', '--micro_batch_tokens=64']
+    run('sft.py', *flags, f'--out_dir={one}')
+    run('sft.py', *flags, f'--out_dir={two}', '--micro_batch_tokens=96', ranks=2)
+    for a, b in zip(read_log(one), read_log(two)):
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-5)
+        assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-4)
+    assert same(one, two, 1e-4)
+
+
+@pytest.mark.parametrize('flags', [
+    [], ['--updates_per_rollout=2', '--beta=0.1', '--shard_optimizer=False'], ['--loss_denominator=sequences'],
+    ['--loss_denominator=constant', '--advantage_std=False', '--mask_truncated=True', '--resample_rounds=1']])
+def test_grpo_on_two_ranks_is_grpo_on_one(run, start_model, tmp_path, flags):
+    """Invariants 3 and 4 with unequal shares (5 prompts on 2 ranks): same rollouts, loss, gradient and weights."""
+    one, two = str(tmp_path / 'one'), str(tmp_path / 'two')
+    run('grpo.py', *GRPO, *flags, f'--model={start_model}', f'--out_dir={one}')
+    run('grpo.py', *GRPO, *flags, f'--model={start_model}', f'--out_dir={two}', '--micro_batch_tokens=80', ranks=2)
+    if '--updates_per_rollout=2' in flags:  # each rank splits its own prompts: other mini-batches, the same rollouts
+        assert read_log(one)[0]['reward/mean'] == read_log(two)[0]['reward/mean']
+        return
+    for a, b in zip(read_log(one), read_log(two)):
+        assert a['reward/mean'] == b['reward/mean'] and a['completion/len_mean'] == b['completion/len_mean']
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-4, abs=1e-6)
+        assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-3)
+    assert same(one, two, 2e-5)
+
+
+def test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not(run, start_model, tmp_path):
+    """Invariant 9: with sequence-mean weights the centred advantages cancel exactly; the gradient does not."""
+    out = str(tmp_path / 'x')
+    run('grpo.py', *GRPO, '--loss_denominator=sequences', f'--model={start_model}', f'--out_dir={out}')
+    records = read_log(out)
+    assert any(r['reward/zero_std_frac'] < 1 for r in records)
+    for r in records:
+        assert abs(r['loss']) < 1e-6 and (r['grad_norm'] > 1e-3) == (r['reward/zero_std_frac'] < 1)
+        assert r['policy/mismatch'] < 1e-4  # invariant 2, in training
+
+
+@pytest.mark.parametrize('script', ['sft.py', 'grpo.py'])
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_resume_is_bit_exact(run, start_model, tmp_path, script, ranks):
+    """Invariant 6: stopped after 2 steps and resumed, the run ends in the weights of one never stopped."""
+    flags = {'sft.py': [*SFT, '--schedule=constant'],
+             'grpo.py': [*GRPO, f'--model={start_model}', '--resample_rounds=1']}[script]
+    whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+    run(script, *flags, '--max_steps=4', f'--out_dir={whole}', ranks=ranks)
+    run(script, *flags, '--max_steps=2', f'--out_dir={parts}', ranks=ranks)
+    with open(os.path.join(parts, 'log.jsonl'), 'a') as f:
+        f.write('{"step": 3, "lost": true}\n')  # a step made after the checkpoint, before the kill
+    run(script, *flags, '--max_steps=4', f'--out_dir={parts}', '--resume=True', ranks=ranks)
+    assert same(whole, parts)
+    assert [r['step'] for r in read_log(parts)] == [1, 2, 3, 4] and 'lost' not in read_log(parts)[2]
+    drop = lambda r: {k: v for k, v in r.items() if not k.startswith('perf/')}  # noqa: E731
+    assert [drop(r) for r in read_log(whole)] == [drop(r) for r in read_log(parts)]
+
+
+def test_killed_and_resumed(run, tmp_path):
+    """kill -9 in the middle of a run, whatever it was doing: resume ends in the same weights."""
+    flags = [*SFT, '--max_steps=40', '--checkpoint_every=1', '--schedule=constant']
+    whole, killed = str(tmp_path / 'whole'), str(tmp_path / 'killed')
+    run('sft.py', *flags, f'--out_dir={whole}')
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'sft.py'), *flags, f'--out_dir={killed}'],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    for _ in range(2000):
+        time.sleep(0.02)
+        log = os.path.join(killed, 'log.jsonl')
+        if os.path.exists(log) and open(log).read().count('\n') >= 5:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(read_log(killed)) < 40
+    run('sft.py', *flags, f'--out_dir={killed}', '--resume=True')
+    assert same(whole, killed) and [r['step'] for r in read_log(killed)] == list(range(1, 41))
+
+
+def test_end_of_turn_is_learned(start_model, run, tmp_path):
+    """Invariant 1, seen from outside: a model trained by sft.py stops by itself."""
+    out = str(tmp_path / 's.jsonl')
+    run('sample.py', f'--model={start_model}', '--limit=20', '--n=2', f'--out={out}')
+    rows = [json.loads(line) for line in open(out)]
+    assert len(rows) == 40 and sum(r['stopped'] for r in rows) >= 38
+
+
+def test_counts_on_real_gsm8k_rows(run, tmp_path):
+    """The printed counts against an independent count: every byte a token, 3 chat tokens and the end."""
+    path = os.path.join(ROOT, 'tests/data/gsm8k_sample.jsonl')
+    rows = [json.loads(line) for line in open(path)]
+    sizes = [len(r['question'].encode()) + len(r['answer'].encode()) + 4 for r in rows]
+    supervised = sum(len(r['answer'].encode()) + 1 for r in rows)
+    done = run('sft.py', *SFT, f'--data={path}', '--max_length=4096', f'--out_dir={tmp_path / "a"}', '--max_steps=1')
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+) rows read, (\d+) kept, (\d+) tokens, (\d+) supervised', done.stdout)
+    assert list(map(int, counts.groups())) == [len(rows), len(rows), sum(sizes), supervised]
+    prompts = sum(len(r['question'].encode()) + 3 for r in rows)
+    done = run('grpo.py', *GRPO, f'--data={path}', '--model=tiny', '--max_steps=1', '--max_prompt_tokens=2000',
+               f'--out_dir={tmp_path / "b"}')
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+) rows read, (\d+) kept, (\d+) tokens', done.stdout)
+    assert list(map(int, counts.groups())) == [len(rows), len(rows), prompts]
+
+
+def test_wandb_offline_and_run_json(run, tmp_path):
+    out = tmp_path / 'x'
+    run('sft.py', *SFT, f'--out_dir={out}', '--wandb_log=True')
+    assert any(p.name.startswith('offline-run') for p in (out / 'wandb').iterdir())
+    knobs = json.load(open(out / 'run.json'))
+    assert knobs['batch_size'] == 8 and knobs['seed'] == 1337
+
+
+@pytest.mark.parametrize('script, flags, words', [
+    ('sft.py', ['--data=missing.jsonl'], 'missing.jsonl: no such file'),
+    ('sft.py', ['--data={tmp}/bad.jsonl'], 'bad.jsonl:2: not readable as JSON'),
+    ('sft.py', ['--data={tmp}/shape.jsonl'], 'shape.jsonl:1: a row of no known shape. Keys found: foo'),
+    ('sft.py', ['--max_length=3'], 'none of 20000 rows is left'),
+    ('sft.py', ['--model={tmp}'], 'is not a Hugging Face model'),
+    ('sft.py', ['--lerning_rate=1'], "did you mean 'learning_rate'"),
+    ('sft.py', ['--out_dir={tmp}'], 'is not empty: say --resume=True'),
+    ('sft.py', ['--resume=True', '--out_dir={tmp}/new'], 'does not exist'),
+    ('sft.py', ['--device=cuda'], 'torch sees no CUDA device'),
+    ('grpo.py', ['--max_prompt_tokens=2'], 'longer than max_prompt_tokens=2'),
+    ('grpo.py', ['--data={tmp}/truth.jsonl'], 'truth.jsonl:1: gsm8k cannot read the truth'),
+    ('sample.py', ['--model={tmp}'], 'is not a Hugging Face model'),
+])
+def test_bad_input_is_one_line(run, tmp_path, script, flags, words):
+    if 'cuda' in flags[0] and torch.cuda.is_available():
+        pytest.skip('CUDA is here')
+    (tmp_path / 'bad.jsonl').write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / 'shape.jsonl').write_text('{"foo": 1}\n')
+    (tmp_path / 'truth.jsonl').write_text('{"question": "a", "answer": "b #### c"}\n')
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    out = [] if script == 'sample.py' or '--out_dir' in str(flags) else [f'--out_dir={tmp_path}/new']
+    done = run(script, *[f.replace('{tmp}', str(tmp_path)) for f in flags], *out, check=False)
+    assert done.returncode == 1 and words in done.stderr and 'Traceback' not in done.stderr
+    assert done.stderr.count('error:') == 1
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before  # nothing made, nothing overwritten
+
+
+def test_a_mistake_does_not_hang_ranks(run, tmp_path):
+    done = run('grpo.py', '--data=missing.jsonl', f'--out_dir={tmp_path}/new', ranks=2, check=False)
+    assert done.returncode != 0 and done.stderr.count('error: missing.jsonl: no such file') == 1
+
+
+def test_a_tokenizer_without_chat_template(run, start_model, tmp_path):
+    import shutil
+    shutil.copytree(start_model, tmp_path / 'm')
+    (tmp_path / 'm' / 'chat_template.jinja').unlink()
+    done = run('grpo.py', f'--model={tmp_path}/m', f'--out_dir={tmp_path}/o', check=False)
+    assert done.returncode == 1 and 'set --chat_template=' in done.stderr
