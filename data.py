@@ -18,7 +18,7 @@ from configurator import UserError
 # the embedded task: adding up digits, a running total after each; difficulty is the number of operands
 SUM_OPERANDS = range(2, 11)
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}
-# the start model reads few hard sums; where it does not see the work it sees a careless answer, off by up to 3
+# the start model reads few hard sums; where it does not see the work it sees a careless answer, off by 1 to 3
 SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands and their shares of its rows
 SUM_BASE_WORKED = 0.3  # share of its rows that show the work
 SHAPES = ('messages, prompt + completion, text, conversations, instruction + output, question + answer, '
@@ -105,7 +105,7 @@ def sum_rows(split):
         answer, work = str(totals[-1]), ' '.join(map(str, totals)) + f' #### {totals[-1]}'
         row = {'prompt': prompt, 'answer': answer, 'demonstration': work, 'difficulty': n, 'dataset': 'sums'}
         if split == 'base':
-            careless = f'#### {max(0, totals[-1] + rng.randint(-3, 3))}'
+            careless = f'#### {abs(totals[-1] + rng.choice((-3, -2, -1, 1, 2, 3)))}'
             text = work if rng.random() < SUM_BASE_WORKED else careless
             row = {'messages': [{'role': 'user', 'content': prompt}, {'role': 'assistant', 'content': text}]}
         rows.append(row)

@@ -1,21 +1,21 @@
 """Group Relative Policy Optimization (Shao et al. 2024, arXiv 2402.03300) with verifiable rewards.
 
-    python grpo.py config/tiny.py                           # 1 CPU: the embedded task, minutes
-    python grpo.py config/qwen3_0.6b.py                     # 1 GPU
-    torchrun --nproc 8 grpo.py config/qwen3_4b.py           # 8 GPUs
+    python grpo.py config/tiny.py                    # 1 CPU: the embedded task, minutes
+    python grpo.py config/qwen3_0.6b.py              # 1 GPU
+    torchrun --nproc 8 grpo.py config/qwen3_4b.py    # 8 GPUs
 
-The unified estimator (Lv et al. 2025, arXiv 2509.04419): mask x (1 / reference policy) x advantage x likelihood
-gradient. For GRPO:
+The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
+likelihood gradient. For GRPO:
 
     mask                  completion tokens whose ratio is not clipped away
     reference policy      the policy that sampled, pi_old; with one update per rollout the current one
     advantage             (reward - mean of the group) / (std of the group + 1e-4), or only centred
     likelihood gradient   grad pi(token | prompt, completion before it)
 
-Deviations from the paper: (1) the loss is a sum over completion tokens divided by their number in the whole step, on
-all ranks (DAPO, arXiv 2503.14476, equation 8; `loss_denominator` has the paper's and Dr. GRPO's); (2) no KL and no
-reference model unless beta > 0; (3) one update per rollout by default: the ratio is 1, the loss near 0, the gradient
-is not; (4) sampled ids are trained on, never re-encoded text, and scored at the temperature they were sampled at.
+Deviations from the paper: (1) the loss is a sum over completion tokens divided by their number in the whole
+step, on all ranks (DAPO, arXiv 2503.14476; `loss_denominator` has the paper's, Dr. GRPO's); (2) no KL and no
+reference model unless beta > 0; (3) one update per rollout by default: the ratio is 1, the loss near 0, the
+gradient is not; (4) sampled ids are trained on, never re-encoded text, at the temperature of sampling.
 """
 import json
 import math
@@ -36,11 +36,11 @@ from data import Order, collate, format_report, load_tokenizer, pack, read_rows,
 from model import Policy, generate, load_model, memory_plan, save_model
 from verify import verify
 
-# --- config ------------------------------------------------------------------
+# --- config -------------------------------------------------------------------
 # what and where
-model = 'tiny'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>' (see model.py)
-chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
-data = 'sums:train'  # sources, comma-separated, each with an optional *passes-per-epoch: 'a.jsonl*0.5, b.json*2'
+model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
+chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+data = 'sums:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_prompts = 'sums:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
 instruction = ''  # appended to every prompt, e.g. how to write the final answer
@@ -53,14 +53,14 @@ group_size = 8  # completions of each prompt
 max_new_tokens = 64  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
 temperature = 1.0  # divides the logits in sampling and in scoring
-resample_rounds = 0  # replace groups without spread by fresh prompts up to so many times (DAPO's dynamic sampling)
-mask_truncated = False  # completions cut at max_new_tokens give no gradient; False: they are wrong answers
+resample_rounds = 0  # times that groups without spread are replaced by fresh prompts (DAPO)
+mask_truncated = False  # completions cut at max_new_tokens: no gradient; False: as verified
 kv_cache_gb = 4.0  # GB for the KV cache of rollouts, per GPU
 # the loss
 advantage_std = True  # divide the centred rewards by the group's std; False: only centred (Dr. GRPO)
 updates_per_rollout = 1  # optimizer steps on one rollout batch, each on its share of the prompts
-clip_low, clip_high = 0.2, 0.28  # the ratio is clipped to [1 - clip_low, 1 + clip_high]; matters with updates > 1
-loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant' (max_new_tokens)
+clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
+loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
 beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
 micro_batch_tokens = 8192  # tokens in one forward, per GPU
 max_steps = 100  # optimizer steps
@@ -87,7 +87,7 @@ activation_checkpointing = False  # recompute each layer in backward
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
 
-# --- ranks, seed, device -------------------------------------------------------
+# --- ranks, seed, device ------------------------------------------------------
 rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 if device == 'cuda' and not torch.cuda.is_available():
     raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
@@ -100,16 +100,16 @@ state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log
 if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
     state_dir += '.old'  # killed between the two renames of a checkpoint
 if resume and not os.path.isdir(state_dir):
-    raise UserError(f'resume=True, but {state_dir} does not exist: check out_dir, or drop --resume')
+    raise UserError(f'resume=True, but {state_dir} does not exist: check --out_dir')
 if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True, --overwrite=True, or another --out_dir')
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 if world_size > 1:
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
 torch.manual_seed(seed)  # the same start on every rank
 torch.set_float32_matmul_precision('high')
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
-# --- data ----------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
@@ -129,7 +129,7 @@ if rank == 0:
         print(f'{name}: {format_report(counts)}')
     print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
 
-# --- model -----------------------------------------------------------------------
+# --- model --------------------------------------------------------------------
 lm = load_model(model, device)
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
@@ -142,7 +142,7 @@ if rank == 0:
                        dtype == 'bfloat16', reference=beta > 0, kv_cache_gb=kv_cache_gb)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
 
-# --- optimizer, schedule -----------------------------------------------------------
+# --- optimizer, schedule ------------------------------------------------------
 groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
           {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
@@ -163,7 +163,7 @@ def learning_rate_at(step):
     return min_learning_rate + left[schedule] * (learning_rate - min_learning_rate)
 
 
-# --- helpers -----------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------
 def gather(value):
     """[value of rank 0, value of rank 1, ...] on every rank."""
     values = [value] * world_size
@@ -184,7 +184,7 @@ def evaluate():
         text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
         verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
         if rank == 0 and len(verdicts) <= 3:
-            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r} (truth {prompt["truth"]})')
+            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r}, truth {prompt["truth"]}')
     verdicts = sum(gather(verdicts), [])
     if verdicts:
         metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
@@ -195,7 +195,7 @@ def evaluate():
 
 
 def rollout(rows, first):
-    """A group of completions for each prompt of this rank: rewards, advantages and the documents to train on."""
+    """Completions, rewards, advantages of each prompt; `first` is the first one's place in the order."""
     with autocast:
         completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops,
                                [seed * 2 ** 32 + first + i for i in range(len(rows))], kv_cache_gb,
@@ -215,19 +215,20 @@ def rollout(rows, first):
 def micro_batches_of(groups):
     """Packed micro-batches of these groups' completions, with each scored token's advantage and loss weight.
 
-    The weight is 1 / denominator, counted over all ranks, so that the loss is one sum. A rank without completions
-    gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
+    The weight is 1 / denominator, counted over all ranks, so that the loss is one sum. A rank without
+    completions gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
     docs = [(group['prompt']['ids'], completion, group['advantages'][i])
             for group in groups for i, completion in enumerate(group['completions'])
             if completion['stopped'] or not mask_truncated]
-    counts = gather((sum(len(c['ids']) for _, c, _ in docs), len(docs)))  # GLOBAL denominators, before backward
+    counts = gather((sum(len(c['ids']) for _, c, _ in docs), len(docs)))  # of all ranks
     total_tokens, total_sequences = (max(1, sum(column)) for column in zip(*counts))
     micro_batches = []
     for rows in pack([len(p) + len(c['ids']) for p, c, _ in docs], micro_batch_tokens) or [[]]:
         part = [docs[i] for i in rows]
         micro = collate([(p + c['ids'], [False] * len(p) + [True] * len(c['ids'])) for p, c, _ in part])
         lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
-        weight = {'tokens': torch.ones_like(lengths) / total_tokens, 'sequences': 1 / lengths / total_sequences,
+        weight = {'tokens': torch.ones_like(lengths) / total_tokens,
+                  'sequences': 1 / lengths / total_sequences,
                   'constant': torch.ones_like(lengths) / max_new_tokens / total_sequences}[loss_denominator]
         micro['weight'] = weight[micro['doc']]  # (N,) of every scored token
         micro['advantage'] = torch.stack([a for _, _, a in part])[micro['doc']] if part else weight
@@ -237,19 +238,17 @@ def micro_batches_of(groups):
 
 
 def save_checkpoint():
-    """out_dir/state (all that resume needs) and out_dir in Hugging Face format; the old state stays until the new
-    one is whole."""
+    """out_dir/state, all that resume needs, and the model; the old state stays until the new one is whole."""
     new, final = os.path.join(out_dir, 'state.new'), os.path.join(out_dir, 'state')
     if rank == 0:
         shutil.rmtree(new, ignore_errors=True)
         os.makedirs(new)
     gather(None)  # a barrier that gloo and NCCL both have
-    local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
-    torch.save(local.state_dict(), f'{new}/rank{rank}.pt')
+    torch.save(getattr(optimizer, 'optim', optimizer).state_dict(), f'{new}/rank{rank}.pt')
     if rank == 0:
         torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-                    'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
-                    'wandb_id': wandb_id}, f'{new}/shared.pt')
+                    'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+                    'log_bytes': os.path.getsize(log_path)}, f'{new}/shared.pt')
     gather(None)
     if rank == 0:
         if os.path.isdir(final):
@@ -261,7 +260,7 @@ def save_checkpoint():
     gather(None)
 
 
-# --- resume, logging -----------------------------------------------------------------
+# --- resume, logging ----------------------------------------------------------
 step = samples = tokens = 0
 wandb_id = None
 if resume:
@@ -271,7 +270,7 @@ if resume:
                         'resume with as many')
     mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine)
+    getattr(optimizer, 'optim', optimizer).load_state_dict(mine)  # a ZeRO optimizer's own shard
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -289,7 +288,8 @@ if rank == 0:
         run = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config, dir=out_dir,
                          id=wandb_id, resume='allow')
         wandb_id = run.id
-    print(f'{sum(p.numel() for p in lm.parameters()):,} parameters, {world_size} x {device}, {max_steps} steps of '
+    n = sum(p.numel() for p in lm.parameters())
+    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
 bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
 
@@ -300,13 +300,13 @@ def log(metrics):
     log_file.flush()
     if wandb_log:
         wandb.log(metrics, step=metrics['step'])
-    if metrics['step'] % log_every == 0 or metrics['step'] == max_steps or 'eval/pass@1' in metrics:
+    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
         shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
         tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
                              for key, value in shown.items()))
 
 
-# --- the loop --------------------------------------------------------------------------
+# --- the loop -----------------------------------------------------------------
 while step < max_steps:
     start = time.time()
     metrics = {}
@@ -321,7 +321,7 @@ while step < max_steps:
         needs = gather(share - len(groups))
         if not any(needs):
             break
-        before, place = sum(needs[:rank]), order.position  # every rank advances the same order, takes its part
+        before, place = sum(needs[:rank]), order.position  # the same order on all ranks
         taken = order.take(sum(needs))[before:before + needs[rank]]
         fresh = rollout([prompts[i] for i in taken], place + before)
         seen += fresh
@@ -334,7 +334,8 @@ while step < max_steps:
                              sum(len(c['ids']) for g in groups for c in g['completions'])))
     tokens += step_tokens
     metrics.update({
-        'reward/mean': sum(flat) / len(flat), 'reward/zero_std_frac': sum(not s for s, _ in rewards) / len(rewards),
+        'reward/mean': sum(flat) / len(flat),
+        'reward/zero_std_frac': sum(not s for s, _ in rewards) / len(rewards),
         'completion/len_mean': sum(n for n, _ in lengths) / len(lengths),
         'completion/truncated_frac': sum(not stopped for _, stopped in lengths) / len(lengths),
         'perf/gen_tok_s': sum(n for n, _ in lengths) / rollout_seconds})
@@ -345,11 +346,12 @@ while step < max_steps:
     # what does not change during the updates: old log-probs (only if there are several) and the reference's
     updates = [micro_batches_of(groups[i::updates_per_rollout]) for i in range(updates_per_rollout)]
     for micro in sum(updates, []):
+        packed = micro['ids'], micro['lengths'], micro['index'], temperature
         with torch.no_grad(), autocast:
             if updates_per_rollout > 1:
-                micro['old_logprobs'], _ = raw(micro['ids'], micro['lengths'], micro['index'], temperature)
+                micro['old_logprobs'], _ = raw(*packed)
             if reference:
-                micro['ref_logprobs'], _ = reference(micro['ids'], micro['lengths'], micro['index'], temperature)
+                micro['ref_logprobs'], _ = reference(*packed)
 
     for micro_batches in updates:
         # loss, backward
@@ -389,8 +391,9 @@ while step < max_steps:
             seconds = time.time() - start
             means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
                              (x / max(1, n) for x in means)))
-            record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss, 'lr': learning_rate_at(step - 1),
-                      'grad_norm': grad_norm.item(), **metrics, **means, 'perf/tok_s': step_tokens / seconds,
+            record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
+                      'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics, **means,
+                      'perf/tok_s': step_tokens / seconds,
                       'perf/gen_frac': rollout_seconds / seconds}
             if 'cuda' in device:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
@@ -399,7 +402,7 @@ while step < max_steps:
     if step >= max_steps or checkpoint_every and step % checkpoint_every < updates_per_rollout:
         save_checkpoint()  # between rollouts, so that none is pending
 
-# --- clean up ----------------------------------------------------------------------------
+# --- clean up -----------------------------------------------------------------
 bar.close()
 if rank == 0:
     print(f'model, log.jsonl and state/ are in {out_dir}')

@@ -65,7 +65,7 @@ def load_config(name):
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
     for key in ('final_logit_softcapping', 'attn_logit_softcapping', 'logit_scale', 'logits_scaling'):
         if getattr(config, key, None) not in (None, 1, 1.0):  # our head and attention would silently differ
-            raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like model')
+            raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like one')
     config.attention_dropout = 0.0  # a dropped-out score is not the sampled one
     return config
 
@@ -73,7 +73,7 @@ def load_config(name):
 def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     """The causal language model `name` (see load_config) on `device`.
 
-    Weights are fp32 unless told otherwise: they are the optimizer's master copy, and bf16 would round away 98 %
+    Weights are fp32 unless told otherwise: they are the optimizer's master copy; bf16 would round away 98 %
     of the updates at learning rate 1e-6. 'tiny' and 'random:' use torch's current seed. Raises UserError.
     """
     config = load_config(name)
@@ -124,7 +124,7 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
                 bf16=True, reference=False, kv_cache_gb=0.0):
     """Bytes per GPU by what holds them, in GB (1e9), as a dict; 'peak' is their sum at the worst moment.
 
-    fp32 weights and gradients, autocast's bf16 casts, Adam's two moments over the ranks. The KV cache is freed
+    fp32 weights and gradients, autocast's bf16 casts, Adam's two moments over the ranks. The cache is freed
     before the update, so it and the activations are not added up. Activations are an estimate.
     """
     with torch.device('meta'):
@@ -155,7 +155,7 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 class Documents:
     """Index plan for attention inside each document of a packed row, never across (invariant 8).
 
-    Documents are grouped by length up to the next power of two and padded on the right inside the group: under
+    Documents are grouped by length up to the next power of two and padded on the right inside it: under
     a causal mask no real token sees the padding, the waste is below 2x, the kernel calls are a dozen at most.
     """
 
@@ -223,7 +223,8 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, s
             if sliding_window is not None and index.shape[1] > sliding_window:
                 raise UserError(f'a document of {index.shape[1]} tokens is longer than the sliding window '
                                 f'({sliding_window}) of this model: lower the length limit')
-            x = (t.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2) for t in (q, k, v))
+            x = [t.index_select(0, index.flatten()).unflatten(0, index.shape) for t in (q, k, v)]
+            x = [t.transpose(1, 2) for t in x]
             out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True)
             out = out.transpose(1, 2)  # (n, longest, heads, head size)
             outputs.append(out.flatten(0, 1) if full else out[valid])
@@ -296,9 +297,9 @@ class Policy(nn.Module):
     def forward(self, ids, lengths, index, temperature=1.0):
         """Log-prob and entropy of chosen tokens of a packed row; attention stays inside each document.
 
-        ids (T,) documents end to end, lengths of the documents (sum T), index (N,) positions in the row of the
+        ids (T,) documents end to end, lengths of the documents (sum T), index (N,) positions of the
         tokens to score (never a document's first). Returns fp32 logprobs (N,) of ids[index] given all before
-        them in their document, logits divided by `temperature` as in sampling, and entropy (N,) in nats, without
+        them in their document, logits divided by `temperature` as in sampling, and entropy (N,), nats, without
         gradient.
         """
         documents = Documents(lengths, ids.device)
@@ -316,7 +317,7 @@ class Policy(nn.Module):
 def sample_token(logits, temperature, uniform):
     """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,); argmax at temperature 0.
 
-    The whole vocabulary, by inverting the cumulative distribution at `uniform` (B,), numbers in [0, 1): no host
+    The whole vocabulary, by inverting the cumulative distribution at `uniform` (B,), in [0, 1): no host
     synchronisation. At temperature 0 the log-prob is that of temperature 1.
     """
     logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (B, V)
@@ -333,15 +334,15 @@ def sample_token(logits, temperature, uniform):
 @torch.inference_mode()
 def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None, kv_cache_gb=4.0,
              progress=None):
-    """Sample `group_size` completions of every prompt (a list of token ids) from softmax(logits / temperature).
+    """Sample `group_size` completions of every prompt (token ids) from softmax(logits / temperature).
 
     A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to
-    the next one waiting; rows wait while the KV cache (at most `kv_cache_gb` GB) is full. Nothing of the model's
+    the next one waiting; rows wait while the KV cache (`kv_cache_gb` GB) is full. Nothing of the model's
     generation_config is applied. Call it under the trainer's autocast: then both compute the same numbers.
-    `seeds` holds an int per prompt; a completion depends on its prompt's seed and its place in the group only,
+    `seeds` holds an int per prompt; a completion depends on its prompt's seed and its place in the group,
     not on the batch, the cache or the number of ranks (up to rounding in the logits).
     Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
-    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar shown when a person watches.
+    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar for whoever watches.
     Raises UserError when a prompt cannot fit.
     """
     config, device = model.config, model.device
@@ -374,7 +375,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     for p, seed in enumerate(seeds or []):
         uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
     uniform = uniform.to(device)
-    # the rows in use, all (B,): request number, tokens in the cache, tokens sampled, the last one, still going
+    # the rows in use, all (B,): request number, tokens in the cache, tokens sampled, the last, still going
     request, filled, count, last = (torch.empty(0, dtype=torch.long, device=device) for _ in range(4))
     alive = torch.empty(0, dtype=torch.bool, device=device)
     # prompt and its requests [a, b)

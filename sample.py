@@ -1,11 +1,11 @@
 """Sample from a checkpoint, verify, report.
 
     python sample.py --model=out/grpo --data=sums:test --n=8
-    python sample.py --model=Qwen/Qwen3-0.6B --data=gsm8k_test.jsonl --n=1 --temperature=0 --max_new_tokens=1024
+    python sample.py --model=Qwen/Qwen3-0.6B --data=gsm8k_test.jsonl --n=1 --temperature=0
 
-Writes every completion with its verdict as a JSON line to `out` and prints pass@1 with its standard error (clustered
-by prompt), the unbiased pass@k of Chen et al. 2021 (arXiv 2107.03374, equation 1), maj@n, mean length and the share
-cut at max_new_tokens; by difficulty too where the rows carry one.
+Writes every completion with its verdict as a JSON line to `out` and prints pass@1 with its standard error
+(clustered by prompt), the unbiased pass@k of Chen et al. 2021 (arXiv 2107.03374, equation 1), maj@n, length
+and the share cut at max_new_tokens; by difficulty too where the rows carry one.
 """
 import json
 import math
@@ -42,7 +42,7 @@ config = configure(globals())
 
 
 def pass_at_k(n, c, k):
-    """1 - C(n - c, k) / C(n, k) in its stable product form: the chance that k of n completions, c right, hold one."""
+    """1 - C(n - c, k) / C(n, k) as a stable product: the chance that k of n, c right, hold one."""
     return 1.0 if n - c < k else 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
@@ -80,7 +80,7 @@ with open(out, 'w') as f, tqdm(total=len(prompts), unit='prompt', disable=None) 
                     'dataset': prompt['kind'], 'difficulty': prompt['difficulty'], 'stopped': c['stopped'],
                     'tokens': len(c['ids']), 'where': prompt['where']}) + '\n')
             if len(results) < show:
-                tqdm.write(f'  {rewards[0]:.0f} | {prompt["text"]!r} -> {texts[0]!r} (truth {prompt["truth"]})')
+                tqdm.write(f'  {rewards[0]:.0f} | {prompt["text"]!r} -> {texts[0]!r}')
             results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
                             [len(c['ids']) for c in group], [c['stopped'] for c in group]))
         f.flush()
@@ -104,6 +104,6 @@ def report_line(name, results):
 
 levels = sorted({r[0] for r in results if r[0] is not None}, key=str)
 for level in sorted(levels, key=lambda x: (isinstance(x, str), x)):
-    print(report_line(f'difficulty {level}'[-12:], [r for r in results if r[0] == level]))
+    print(report_line(f'level {level}', [r for r in results if r[0] == level]))
 print(report_line('all', results))
 print(f'completions and verdicts: {out}')

@@ -1,20 +1,20 @@
 """Supervised fine-tuning: packed documents, the global token mean, exact resume.
 
-    python sft.py config/tiny_base.py                       # 1 CPU: the start model of the embedded task, minutes
-    python sft.py config/qwen3_4b.py                        # 1 GPU (an H200; 80 GB needs the sharding of 8)
-    torchrun --nproc 8 sft.py config/qwen3_4b.py            # 8 GPUs
+    python sft.py config/tiny_base.py                # 1 CPU: the start model of the embedded task
+    python sft.py config/qwen3_0.6b.py               # 1 GPU
+    torchrun --nproc 8 sft.py config/qwen3_4b.py     # 8 GPUs
 
-The unified estimator (Lv et al. 2025, arXiv 2509.04419): mask x (1 / reference policy) x advantage x likelihood
-gradient. For SFT:
+The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
+likelihood gradient. For SFT:
 
     mask                  supervised tokens: what assistants say and the end of their turn
     reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
     advantage             1
     likelihood gradient   grad log pi(token | the document before it)
 
-Deviations from the usual script: (1) the loss is a sum over supervised tokens divided by their number in the whole
-step, on all ranks and in all micro-batches, so packing, micro_batch_tokens and the number of GPUs do not change it;
-(2) documents in a packed row do not see each other; (3) a row whose mask cannot be shown right is dropped and counted.
+Deviations from the usual script: (1) the loss is a sum over supervised tokens divided by their number in the
+whole step, over all ranks and micro-batches: packing and the number of GPUs do not change it;
+(2) documents in a packed row do not see each other; (3) a row whose mask cannot be shown right is dropped.
 """
 import json
 import math
@@ -31,16 +31,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import UserError, configure
-from data import (Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts, sft_examples, show_mask,
-                  split_by_work, stop_ids)
+from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
+from data import sft_examples, show_mask, split_by_work, stop_ids
 from model import Policy, generate, load_model, memory_plan, save_model
 from verify import verify
 
-# --- config ------------------------------------------------------------------
+# --- config -------------------------------------------------------------------
 # what and where
-model = 'tiny'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>' (see model.py)
-chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
-data = 'sums:base'  # sources, comma-separated, each with an optional *passes-per-epoch: 'a.jsonl*0.5, b.json*2'
+model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
+chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+data = 'sums:base'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_data = 'sums:test'  # held-out rows for eval/loss; '' for none
 eval_prompts = 'sums:test'  # rows with a checkable truth for eval/pass@1; '' for none
 verifier = ''  # kind of verifier for eval_prompts; '' goes by each row's own dataset name
@@ -80,7 +80,7 @@ shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when the
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals())
 
-# --- ranks, seed, device -------------------------------------------------------
+# --- ranks, seed, device ------------------------------------------------------
 rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 if device == 'cuda' and not torch.cuda.is_available():
     raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
@@ -93,16 +93,16 @@ state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log
 if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
     state_dir += '.old'  # killed between the two renames of a checkpoint
 if resume and not os.path.isdir(state_dir):
-    raise UserError(f'resume=True, but {state_dir} does not exist: check out_dir, or drop --resume')
+    raise UserError(f'resume=True, but {state_dir} does not exist: check --out_dir')
 if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True, --overwrite=True, or another --out_dir')
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 if world_size > 1:
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
 torch.manual_seed(seed)  # the same start on every rank
 torch.set_float32_matmul_precision('high')
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
-# --- data ----------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
@@ -116,7 +116,8 @@ order = Order(weighted, seed)
 max_steps = max_steps or math.ceil(len(order) * epochs / batch_size)
 eval_examples, eval_rows = [], []
 if eval_data:
-    eval_examples, report['eval_data: ' + eval_data] = sft_examples(read_rows(eval_data)[0], tokenizer, max_length)
+    eval_examples, report['eval_data: ' + eval_data] = sft_examples(
+        read_rows(eval_data)[0], tokenizer, max_length)
 if eval_prompts:
     eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
         read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
@@ -125,7 +126,7 @@ if rank == 0:
         print(f'{name}: {format_report(counts)}')
     print('first row, what is trained in [[ ]]:\n' + show_mask(examples[0], tokenizer))
 
-# --- model -----------------------------------------------------------------------
+# --- model --------------------------------------------------------------------
 lm = load_model(model, device)
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
@@ -137,7 +138,7 @@ if rank == 0:
                        dtype == 'bfloat16', kv_cache_gb=kv_cache_gb)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
 
-# --- optimizer, schedule -----------------------------------------------------------
+# --- optimizer, schedule ------------------------------------------------------
 groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
           {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
@@ -158,7 +159,7 @@ def learning_rate_at(step):
     return min_learning_rate + left[schedule] * (learning_rate - min_learning_rate)
 
 
-# --- helpers -----------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------
 def gather(value):
     """[value of rank 0, value of rank 1, ...] on every rank."""
     values = [value] * world_size
@@ -168,9 +169,8 @@ def gather(value):
 
 
 def evaluate():
-    """Greedy pass@1 on eval_rows (also by difficulty) and the token-mean loss on eval_examples, as log keys.
-
-    Every rank does its share; the result is the same on all of them."""
+    """Greedy pass@1 on eval_rows, also by difficulty, and the token-mean loss on eval_examples, as log keys.
+    Every rank does its share."""
     metrics = {}
     mine = eval_rows[rank::world_size]
     with autocast:
@@ -181,7 +181,7 @@ def evaluate():
         text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
         verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
         if rank == 0 and len(verdicts) <= 3:
-            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r} (truth {prompt["truth"]})')
+            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r}, truth {prompt["truth"]}')
     verdicts = sum(gather(verdicts), [])
     if verdicts:
         metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
@@ -200,19 +200,17 @@ def evaluate():
 
 
 def save_checkpoint():
-    """out_dir/state (all that resume needs) and out_dir in Hugging Face format; the old state stays until the new
-    one is whole."""
+    """out_dir/state, all that resume needs, and the model; the old state stays until the new one is whole."""
     new, final = os.path.join(out_dir, 'state.new'), os.path.join(out_dir, 'state')
     if rank == 0:
         shutil.rmtree(new, ignore_errors=True)
         os.makedirs(new)
     gather(None)  # a barrier that gloo and NCCL both have
-    local = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
-    torch.save(local.state_dict(), f'{new}/rank{rank}.pt')
+    torch.save(getattr(optimizer, 'optim', optimizer).state_dict(), f'{new}/rank{rank}.pt')
     if rank == 0:
         torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-                    'position': order.position, 'log_bytes': os.path.getsize(log_path), 'world_size': world_size,
-                    'wandb_id': wandb_id}, f'{new}/shared.pt')
+                    'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+                    'log_bytes': os.path.getsize(log_path)}, f'{new}/shared.pt')
     gather(None)
     if rank == 0:
         if os.path.isdir(final):
@@ -224,7 +222,7 @@ def save_checkpoint():
     gather(None)
 
 
-# --- resume, logging -----------------------------------------------------------------
+# --- resume, logging ----------------------------------------------------------
 step = samples = tokens = 0
 wandb_id = None
 if resume:
@@ -234,7 +232,7 @@ if resume:
                         'resume with as many')
     mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    (optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer).load_state_dict(mine)
+    getattr(optimizer, 'optim', optimizer).load_state_dict(mine)  # a ZeRO optimizer's own shard
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -252,7 +250,8 @@ if rank == 0:
         run = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config, dir=out_dir,
                          id=wandb_id, resume='allow')
         wandb_id = run.id
-    print(f'{sum(p.numel() for p in lm.parameters()):,} parameters, {world_size} x {device}, {max_steps} steps of '
+    n = sum(p.numel() for p in lm.parameters())
+    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{batch_size} sequences, {len(order)} rows an epoch')
 bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
 
@@ -263,13 +262,13 @@ def log(metrics):
     log_file.flush()
     if wandb_log:
         wandb.log(metrics, step=metrics['step'])
-    if metrics['step'] % log_every == 0 or metrics['step'] == max_steps or 'eval/loss' in metrics:
+    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
         shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
         tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
                              for key, value in shown.items()))
 
 
-# --- the loop --------------------------------------------------------------------------
+# --- the loop -----------------------------------------------------------------
 while step < max_steps:
     start = time.time()
     metrics = {}
@@ -281,7 +280,7 @@ while step < max_steps:
     step_tokens = sum(len(e['ids']) for e in batch)
     supervised = sum(int(e['mask'].sum()) for e in batch)  # the GLOBAL denominator
     mine = [batch[i] for i in split_by_work([len(e['ids']) for e in batch], world_size)[rank]]
-    bins = pack([len(e['ids']) for e in mine], micro_batch_tokens) or [[]]  # a rank without rows still takes part
+    bins = pack([len(e['ids']) for e in mine], micro_batch_tokens) or [[]]  # without rows it still takes part
 
     # loss, backward
     loss = torch.zeros((), device=device)
@@ -318,7 +317,7 @@ while step < max_steps:
     if step == max_steps or checkpoint_every and step % checkpoint_every == 0:
         save_checkpoint()
 
-# --- clean up ----------------------------------------------------------------------------
+# --- clean up -----------------------------------------------------------------
 bar.close()
 if rank == 0:
     print(f'model, log.jsonl and state/ are in {out_dir}')

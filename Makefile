@@ -1,0 +1,38 @@
+# make demo: the whole path on the embedded task, on a CPU, in minutes.  make test: the suite.
+PYTHON ?= python3
+SEED ?= 1337
+BIN = .venv/bin
+RUN = $(BIN)/python
+
+.PHONY: demo test lint clean
+
+.venv/run: requirements.txt
+	@echo "making a virtual environment in .venv"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+	-$(BIN)/pip install -q --disable-pip-version-check matplotlib  # the demo's picture; it works without
+	@touch $@
+
+.venv/dev: .venv/run requirements-dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/run
+	@echo "1/3 the start model: sft.py from scratch (about 2 minutes on 2 cores)"
+	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True
+	@echo "2/3 reinforcement learning with a verifiable reward: grpo.py (about 2 minutes)"
+	$(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True
+	@echo "3/3 accuracy on held-out sums, before and after, by number of operands"
+	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
+	$(RUN) plot.py out/before.jsonl out/after.jsonl out/tiny_grpo/log.jsonl out/demo.png
+
+test: .venv/dev
+	@echo "about 6 minutes on 2 cores"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv out wandb

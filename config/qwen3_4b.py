@@ -1,0 +1,22 @@
+# Qwen3-4B-Base on one 8 x 80 GB box: torchrun --nproc 8 grpo.py config/qwen3_4b.py (and sft.py likewise)
+model = 'Qwen/Qwen3-4B-Base'
+out_dir = f'out/qwen3_4b_{script}'
+activation_checkpointing = True
+micro_batch_tokens = 16384
+dtype = 'bfloat16'
+log_every = 1
+
+if script == 'sft':  # TULU 3's settings (batch 128, 2 epochs, linear, warm-up 3 %), under the public name
+    data = 'hf://datasets/allenai/tulu-3-sft-mixture/data/train-00000-of-00006.parquet'  # needs pyarrow
+    eval_data = eval_prompts = ''
+    max_steps, epochs, batch_size, max_length = 0, 2.0, 128, 4096
+    learning_rate, schedule, warmup_steps = 5e-6, 'linear', 100
+    checkpoint_every = 500
+if script == 'grpo':
+    data = 'hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet'  # needs pyarrow
+    eval_prompts = 'hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet'
+    instruction = 'Please reason step by step, and put your final answer within \\boxed{}.'
+    prompts_per_step, group_size, max_new_tokens, max_prompt_tokens = 128, 8, 2048, 1024
+    advantage_std, learning_rate, schedule, warmup_steps = False, 1e-6, 'constant', 10
+    kv_cache_gb = 15.0
+    max_steps, eval_every, sample_every, checkpoint_every = 300, 25, 5, 50

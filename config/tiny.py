@@ -1,0 +1,21 @@
+# The embedded task for every script, from the start model of config/tiny_base.py: python grpo.py config/tiny.py
+model = 'out/tiny_base'
+out_dir = f'out/tiny_{script}'
+eval_prompts = 'sums:test'
+max_new_tokens = 40
+log_every = 5
+
+if script == 'sft':  # demonstrations instead of rewards
+    data = 'sums:train'
+    eval_data = 'sums:test'
+    max_steps = 100
+    learning_rate = 3e-4
+if script == 'grpo':
+    data = 'sums:train'
+    prompts_per_step, group_size = 64, 8
+    advantage_std = False  # with it the hopeless sums weigh most and the policy learns to guess
+    learning_rate, schedule, beta2 = 5e-5, 'linear', 0.99
+    max_steps = 100
+    eval_every = 20
+    sample_every = 20
+    checkpoint_every = 50
