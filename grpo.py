@@ -91,8 +91,8 @@ config = configure(globals())
 rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 if device == 'cuda' and not torch.cuda.is_available():
     raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
-if dtype not in ('float32', 'bfloat16'):
-    raise UserError(f'dtype={dtype}: use float32 or bfloat16')
+if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 'constant'):
+    raise UserError('dtype is float32 or bfloat16, schedule is cosine, linear or constant')
 if device == 'cuda':
     device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     torch.cuda.set_device(device)
@@ -113,8 +113,7 @@ autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype ==
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
-prompts, report = [], {}
-weighted = []  # (passes per epoch, rows kept) of every source
+prompts, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
 for name, weight, start, stop in sources:
     kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
     weighted.append((weight, list(range(len(prompts), len(prompts) + len(kept)))))
@@ -125,8 +124,7 @@ if eval_prompts:
     eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
         read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 if rank == 0:
-    for name, counts in report.items():
-        print(f'{name}: {format_report(counts)}')
+    print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
     print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
 
 # --- model --------------------------------------------------------------------
@@ -146,10 +144,9 @@ if rank == 0:
 groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
           {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-if world_size > 1 and shard_optimizer:
-    optimizer = ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **adam)
-else:
-    optimizer = torch.optim.AdamW(groups, **adam)
+shard = world_size > 1 and shard_optimizer
+adamw = torch.optim.AdamW
+optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(groups, **adam)
 
 
 def learning_rate_at(step):
@@ -157,10 +154,8 @@ def learning_rate_at(step):
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
-    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}
-    if schedule not in left:
-        raise UserError(f'schedule={schedule}: use one of {", ".join(left)}')
-    return min_learning_rate + left[schedule] * (learning_rate - min_learning_rate)
+    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
+    return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
 # --- helpers ------------------------------------------------------------------
@@ -239,7 +234,7 @@ def micro_batches_of(groups):
 
 def save_checkpoint():
     """out_dir/state, all that resume needs, and the model; the old state stays until the new one is whole."""
-    new, final = os.path.join(out_dir, 'state.new'), os.path.join(out_dir, 'state')
+    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
     if rank == 0:
         shutil.rmtree(new, ignore_errors=True)
         os.makedirs(new)
@@ -285,9 +280,8 @@ if rank == 0:
     log_file = open(log_path, 'a')
     if wandb_log:
         import wandb
-        run = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config, dir=out_dir,
-                         id=wandb_id, resume='allow')
-        wandb_id = run.id
+        wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
+                              dir=out_dir, id=wandb_id, resume='allow').id
     n = sum(p.numel() for p in lm.parameters())
     print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')

@@ -148,13 +148,13 @@ def test_counts_on_real_gsm8k_rows(run, tmp_path):
     sizes = [len(r['question'].encode()) + len(r['answer'].encode()) + 4 for r in rows]
     supervised = sum(len(r['answer'].encode()) + 1 for r in rows)
     done = run('sft.py', *SFT, f'--data={path}', '--max_length=4096', f'--out_dir={tmp_path / "a"}', '--max_steps=1')
-    counts = re.search(r'gsm8k_sample.jsonl: (\d+) rows read, (\d+) kept, (\d+) tokens, (\d+) supervised', done.stdout)
-    assert list(map(int, counts.groups())) == [len(rows), len(rows), sum(sizes), supervised]
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+) of (\d+) rows, ([\d,]+) tokens, ([\d,]+) of them trained', done.stdout)
+    assert [int(x.replace(',', '')) for x in counts.groups()] == [len(rows), len(rows), sum(sizes), supervised]
     prompts = sum(len(r['question'].encode()) + 3 for r in rows)
     done = run('grpo.py', *GRPO, f'--data={path}', '--model=tiny', '--max_steps=1', '--max_prompt_tokens=2000',
                f'--out_dir={tmp_path / "b"}')
-    counts = re.search(r'gsm8k_sample.jsonl: (\d+) rows read, (\d+) kept, (\d+) tokens', done.stdout)
-    assert list(map(int, counts.groups())) == [len(rows), len(rows), prompts]
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+) of (\d+) rows, ([\d,]+) tokens', done.stdout)
+    assert [int(x.replace(',', '')) for x in counts.groups()] == [len(rows), len(rows), prompts]
 
 
 def test_wandb_offline_and_run_json(run, tmp_path):
@@ -166,18 +166,18 @@ def test_wandb_offline_and_run_json(run, tmp_path):
 
 
 @pytest.mark.parametrize('script, flags, words', [
-    ('sft.py', ['--data=missing.jsonl'], 'missing.jsonl: no such file'),
-    ('sft.py', ['--data={tmp}/bad.jsonl'], 'bad.jsonl:2: not readable as JSON'),
-    ('sft.py', ['--data={tmp}/shape.jsonl'], 'shape.jsonl:1: a row of no known shape. Keys found: foo'),
-    ('sft.py', ['--max_length=3'], 'none of 20000 rows is left'),
-    ('sft.py', ['--model={tmp}'], 'is not a Hugging Face model'),
-    ('sft.py', ['--lerning_rate=1'], "did you mean 'learning_rate'"),
+    ('sft.py', ['--data=missing.jsonl'], 'data source missing.jsonl: [Errno 2] No such file'),
+    ('sft.py', ['--data={tmp}/bad.jsonl'], 'bad.jsonl:2: '),
+    ('sft.py', ['--data={tmp}/shape.jsonl'], 'shape.jsonl:1: no known shape in the keys foo'),
+    ('sft.py', ['--max_length=3'], 'all 20000 rows were dropped'),
+    ('sft.py', ['--model={tmp}'], 'no tokenizer from'),
+    ('sft.py', ['--lerning_rate=1'], "nearest: 'learning_rate'"),
     ('sft.py', ['--out_dir={tmp}'], 'is not empty: say --resume=True'),
     ('sft.py', ['--resume=True', '--out_dir={tmp}/new'], 'does not exist'),
     ('sft.py', ['--device=cuda'], 'torch sees no CUDA device'),
     ('grpo.py', ['--max_prompt_tokens=2'], 'longer than max_prompt_tokens=2'),
-    ('grpo.py', ['--data={tmp}/truth.jsonl'], 'truth.jsonl:1: gsm8k cannot read the truth'),
-    ('sample.py', ['--model={tmp}'], 'is not a Hugging Face model'),
+    ('grpo.py', ['--data={tmp}/truth.jsonl'], 'truth.jsonl:1: '),
+    ('sample.py', ['--model={tmp}'], 'no tokenizer from'),
 ])
 def test_bad_input_is_one_line(run, tmp_path, script, flags, words):
     if 'cuda' in flags[0] and torch.cuda.is_available():
@@ -195,7 +195,7 @@ def test_bad_input_is_one_line(run, tmp_path, script, flags, words):
 
 def test_a_mistake_does_not_hang_ranks(run, tmp_path):
     done = run('grpo.py', '--data=missing.jsonl', f'--out_dir={tmp_path}/new', ranks=2, check=False)
-    assert done.returncode != 0 and done.stderr.count('error: missing.jsonl: no such file') == 1
+    assert done.returncode != 0 and done.stderr.count('error: data source missing.jsonl') == 1
 
 
 def test_a_tokenizer_without_chat_template(run, start_model, tmp_path):
@@ -203,4 +203,4 @@ def test_a_tokenizer_without_chat_template(run, start_model, tmp_path):
     shutil.copytree(start_model, tmp_path / 'm')
     (tmp_path / 'm' / 'chat_template.jinja').unlink()
     done = run('grpo.py', f'--model={tmp_path}/m', f'--out_dir={tmp_path}/o', check=False)
-    assert done.returncode == 1 and 'set --chat_template=' in done.stderr
+    assert done.returncode == 1 and '--chat_template=' in done.stderr

@@ -1,0 +1,125 @@
+"""sft.py's and grpo.py's own lines against TRL's trainers on the same tiny model and batch: loss and gradient.
+
+Where definitions differ (not compared): TRL averages the SFT loss of one process over its own micro-batches unless
+num_items_in_batch is given (given here); its GRPO default counts tokens as we do ('dapo'); its clip_high defaults to
+clip_low; its std is the sample's with 1e-4 added, as ours; its completions come from transformers' generate.
+"""
+import os
+import sys
+import textwrap
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM
+
+trl = pytest.importorskip('trl')
+datasets = pytest.importorskip('datasets')
+
+
+def script_until_loop(monkeypatch, script, *flags):
+    """The namespace of a script run up to its loop, and the source of its `# loss, backward` block."""
+    monkeypatch.setattr(sys, 'argv', [script, *flags])
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    path = os.path.join(ROOT, script)
+    source = open(path).read()
+    head, loop = source.split('# --- the loop', 1)
+    namespace = {'__file__': path, '__name__': '__main__', '__doc__': ''}
+    exec(compile(head, path, 'exec'), namespace)
+    block = loop[loop.rindex('\n', 0, loop.index('# loss, backward')) + 1:loop.index('# step\n')]
+    return namespace, textwrap.dedent(block[:block.rindex('\n') + 1])
+
+
+def close(ours, theirs, loss, their_loss):
+    assert loss == pytest.approx(their_loss, rel=1e-5, abs=1e-7)
+    norm = torch.cat([g.flatten() for g in theirs]).norm()
+    assert norm > 1e-4
+    difference = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs)]).norm()
+    assert difference < 1e-5 * norm
+
+
+def common(tmp_path):
+    return dict(output_dir=str(tmp_path / 'trl'), report_to='none', use_cpu=True, bf16=False, save_strategy='no',
+                gradient_checkpointing=False)
+
+
+@pytest.mark.parametrize('denominator, loss_type', [('tokens', 'dapo'), ('sequences', 'grpo'), ('constant', 'dr_grpo')])
+def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta=0.0):
+    ns, block = script_until_loop(
+        monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
+        f'--loss_denominator={denominator}', f'--beta={beta}', '--temperature=0.8', '--max_new_tokens=24')
+    groups = ns['rollout'](ns['prompts'][:6], 0)
+    assert any(g['spread'] for g in groups)
+    ns['micro_batches'] = ns['micro_batches_of'](groups)
+    old = {}
+    with torch.no_grad():
+        for p in ns['raw'].parameters():  # away from the start model, so that ratio and KL are not trivial
+            p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        for micro in ns['micro_batches']:
+            packed = micro['ids'], micro['lengths'], micro['index'], 0.8
+            old_logprobs, _ = ns['raw'](*packed)
+            micro['old_logprobs'] = old_logprobs + 0.3 * torch.sin(torch.arange(len(old_logprobs)))  # some clipped
+            for k, i in enumerate(micro['doc'].tolist()):
+                old.setdefault(i, []).append(micro['old_logprobs'][k])
+            if beta:
+                micro['ref_logprobs'], _ = ns['reference'](*packed)
+    assert len(ns['micro_batches']) == 1
+    micro = ns['micro_batches'][0]
+    exec(block, ns)
+    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+
+    # the same documents, padded, through TRL
+    starts = torch.tensor(micro['lengths']).cumsum(0) - torch.tensor(micro['lengths'])
+    pad = lambda rows, left: torch.stack([  # noqa: E731
+        torch.nn.functional.pad(r, (longest - len(r), 0) if left else (0, longest - len(r)))
+        for longest in [max(map(len, rows))] for r in rows])
+    prompts, completions, olds, refs = [], [], [], []
+    for d, (start, n) in enumerate(zip(starts.tolist(), micro['lengths'])):
+        own = micro['index'][micro['doc'] == d]
+        prompts.append(micro['ids'][start:own[0]])
+        completions.append(micro['ids'][own[0]:start + n])
+        olds.append(torch.stack(old[d]))
+        refs.append(micro['ref_logprobs'][micro['doc'] == d] if beta else torch.zeros(len(own)))
+    advantages = torch.stack([micro['advantage'][micro['doc'] == d][0] for d in range(len(prompts))])
+    lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
+    lm.load_state_dict(ns['lm'].state_dict())
+    args = trl.GRPOConfig(**common(tmp_path), loss_type=loss_type, beta=beta, temperature=0.8, epsilon=0.2,
+                          epsilon_high=0.28, max_completion_length=24, num_generations=8,
+                          per_device_train_batch_size=8, model_init_kwargs=None)
+    rows = datasets.Dataset.from_list([{'prompt': '1+1'}] * 8)
+    trainer = trl.GRPOTrainer(lm, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=args,
+                              train_dataset=rows, processing_class=ns['tokenizer'])
+    trainer.current_gradient_accumulation_steps = 1
+    mask = pad([torch.ones(len(c)) for c in completions], False)
+    inputs = {'prompt_ids': pad(prompts, True), 'prompt_mask': pad([torch.ones(len(p)) for p in prompts], True).long(),
+              'completion_ids': pad(completions, False), 'completion_mask': mask.long(), 'advantages': advantages,
+              'old_per_token_logps': pad(olds, False), 'ref_per_token_logps': pad(refs, False),
+              'num_items_in_batch': mask.sum()}
+    lm.train()
+    loss = trainer.compute_loss(lm, inputs)
+    loss.backward()
+    close(ours, [p.grad for p in lm.parameters()], ns['sums'][0].item(), loss.item())
+
+
+def test_sft(monkeypatch, start_model, tmp_path):
+    ns, block = script_until_loop(monkeypatch, 'sft.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}',
+                                  '--eval_data=', '--eval_prompts=')
+    batch = [ns['examples'][i] for i in ns['order'].take(16)]
+    ns.update(mine=batch, bins=ns['pack']([len(e['ids']) for e in batch], 100), device='cpu',
+              supervised=sum(int(e['mask'].sum()) for e in batch))
+    exec(block, ns)
+    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+    lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
+    rows = datasets.Dataset.from_list([{'input_ids': e['ids'].tolist(), 'labels': [
+        int(i) if m else -100 for i, m in zip(e['ids'], e['mask'])]} for e in batch])
+    args = trl.SFTConfig(**common(tmp_path), per_device_train_batch_size=16, max_length=None,
+                         dataset_kwargs={'skip_prepare_dataset': True})
+    trainer = trl.SFTTrainer(lm, args=args, train_dataset=rows, processing_class=ns['tokenizer'])
+    longest = max(len(e['ids']) for e in batch)
+    pad = lambda values, fill: torch.tensor([list(v) + [fill] * (longest - len(v)) for v in values])  # noqa: E731
+    inputs = {'input_ids': pad([e['ids'].tolist() for e in batch], 0), 'labels': pad(rows['labels'], -100),
+              'attention_mask': pad([[1] * len(e['ids']) for e in batch], 0)}
+    lm.train()
+    loss = trainer.compute_loss(lm, inputs, num_items_in_batch=torch.tensor(ns['supervised']))
+    loss.backward()
+    close(ours, [p.grad for p in lm.parameters()], ns['loss'].item(), loss.item())

@@ -1,0 +1,165 @@
+"""verify.py: a table of verdicts, hostile completions, names and truths of rows, votes."""
+import time
+
+import pytest
+
+import verify as module
+from verify import KINDS, boxed, check_truth, extract, gave_up, kind_of, verify
+
+SUMS = [
+    ('12 + 7\n#### 19', '19', 1), ('#### 19 \n', '19', 1), ('####19', '19', 1), ('#### 019', '19', 1),
+    ('#### 18\n#### 19', '19', 1), ('#### 19\n#### 18', '19', 0), ('#### 19 or 20', '19', 0),
+    ('19', '19', 0), ('#### 19.', '19', 0), ('#### -19', '19', 0), ('#### 1 9', '19', 0),
+    ('#### ', '19', 0), ('\x00\ufffd\xff#### 19', '19', 1), ('#### 19\x00', '19', 0),
+    ('#### 19\ufffd', '19', 0), ('#### ١٩', '19', 0), ('#### ' + '9' * 5000, '19', 0),
+]
+GSM8K = [
+    # which number counts
+    ('5 + 13 = 18\n#### 18', '18', 1), ('#### 17\nNo:\n#### 18', '18', 1),
+    ('#### 18\nNo:\n#### 17', '18', 0), ('#### 18\n\\boxed{17}', '18', 1),
+    ('So \\boxed{18}. The answer is 17.', '18', 1), ('The answer is 17. No, the answer is 18.', '18', 1),
+    ('**Answer: 18**', '18', 1), ('Answer:\n18', '18', 1), ('She has 3 cats and 18 dogs.', '18', 1),
+    ('A: 18', '18', 1), ('<answer>18</answer>', '18', 1), ('The answer is 9 * 2 = 18.', '18', 1),
+    ('There are 18 at first. #### 17', '18', 0), ('', '18', 0),
+    ('<think>17</think> The answer is 18', '18', 1), ('17</think>18', '18', 1),
+    ('<think>#### 18', '18', 0), ('<think>a</think><think>#### 18', '18', 0),
+    # how it is written
+    ('#### $1,800.00', '1800', 1), ('#### 1800', '1,800', 1), ('\\boxed{1{,}800}', '1800', 1),
+    ('#### 1', '1,800', 0), ('#### 1,80', '180', 0), ('#### 0,125', '125', 0), ('#### 18.0', '18', 1),
+    ('#### 18.01', '18', 0), ('\\boxed{\\frac{1}{2}}', '0.5', 1), ('#### 1/2', '.5', 1),
+    ('\\boxed{−3}', '-3', 1), ('#### 3', '-3', 0), ('#### - 18', '18', 0), ('#### -$18', '-18', 1),
+    ('\\boxed{18\\text{ hours}}', '18', 1), ('#### 18%', '18', 1), ('It is at 6pm', '6', 1),
+    ('#### 18 apples', '18', 1),
+    # not a plain number
+    ('The answer is 18 or 19.', '18', 0), ('I think 17 or 18', '18', 0),
+    ('The answer is not 18', '18', 0), ('#### 17, 18', '18', 0), ('#### 18e5', '18', 0),
+    ('#### 0x12', '18', 0), ('#### 18 million', '18', 0), ('#### minus 18', '18', 0),
+    ('\\boxed{\\sqrt{9}}', '9', 0), ('\\boxed{x^{10}}', '10', 0), ('\\boxed{x > 18}', '18', 0),
+    ('#### 18k', '18', 0), ('#### inf', '18', 0), ('#### nan', '18', 0), ('#### ١٨', '18', 0),
+    ('#### １８', '18', 0), ('#### 1/0', '1', 0), ('#### 18!', '18', 0), ('#### 9-18', '18', 0),
+]
+MATH = [
+    # where the answer is
+    ('Thus $\\boxed{4}$.', '4', 1), ('\\boxed{3} no, \\boxed{4}', '4', 1),
+    ('\\boxed{4} no, \\boxed{3}', '4', 0), ('\\boxed{\\boxed{4}}', '4', 1), ('\\fbox{4}', '4', 1),
+    ('\\boxed {4}', '4', 1), ('\\boxed{4}' + ' ' * 300000 + '2', '4', 1), ('#### 4', '4', 1),
+    ('\\boxed{4}\n#### 5', '4', 1), ('The final answer is $4$. I hope it is correct.', '4', 1),
+    ('4', '4', 0), ('<think>\\boxed{4}', '4', 0), ('<think>\\boxed{3}</think>\\boxed{4}', '4', 1),
+    ('<think>\\boxed{4}</think> I forgot.', '4', 0), ('\\boxed{4', '4', 0), ('}}} {{ \\boxed{4}', '4', 1),
+    ('\\boxed{\\{1,2\\}}', '\\{1,2\\}', 1), ('\\boxed{}', '4', 0),
+    ('\\boxed{\\frac{\\sqrt{3}}{2}}', '\\frac{\\sqrt3}{2}', 1),
+]
+EQUAL = [  # answer, truth, verdict
+    ('0.5', '\\frac12', 1), ('\\dfrac{1}{2}', '1/2', 1), ('-\\frac{1}{2}', '\\frac{-1}{2}', 1),
+    ('\\frac 59', '\\frac{5}{9}', 1), ('-1\\frac{1}{2}', '-1.5', 1), ('1 1/2', '1.5', 1),
+    ('1 1/2', '11/2', 0), ('1 1/2', '\\frac{11}{2}', 0), ('2\\frac{1}{3}', '\\frac{21}{3}', 0),
+    ('1{,}234', '1234', 1), ('12,\\!345', '12345', 1), ('1,000,000', '1000000', 1), ('1, 200', '1200', 0),
+    ('(1,2)', '(1, 2)', 1), ('(0.5,2)', '(\\frac12,2)', 1), ('(2,1)', '(1,2)', 0),
+    ('(1,2,3)', '(1,2)', 0), ('[1,2]', '(1,2)', 0), ('[0,1)', '[0,1]', 0), ('1,2', '\\{1,2\\}', 1),
+    ('((1,2),3)', '((1,2.0),3)', 1), ('\\left(1,2\\right)', '(1,2)', 1), ('\\$32.50', '32.5', 1),
+    ('15\\text{ cm}', '15', 1), ('90^\\circ', '90', 1), ('90^{\\circ}', '90\\text{ degrees}', 1),
+    ('15\\text{ cm}', '15\\text{ kg}', 0), ('15\\text{ million}', '15', 0), ('5m', '5', 0),
+    ('50\\%', '50', 0), ('50\\%', '50.0%', 1), ('x=5', '5', 1), ('5', 'x=5', 1), ('x=5', 'y=5', 0),
+    ('x=-5', '5', 0), ('y=2x+3', '2x+3', 0), ('\\text{Evelyn}', '\\mathrm{Evelyn}', 1),
+    ('\\text{not Evelyn}', '\\text{Evelyn}', 0), ('10\\text{:}30', '10:30', 1), ('x^{2}+1', 'x^2 + 1', 1),
+    ('x^{10}', 'x^10', 0), ('204_5', '204_7', 0), ('204_5', '204', 0), ('18 or 19', '18', 0),
+    ('18\\text{ or }19', '18', 0), ('18 (or 19)', '18', 0), ('9^{9^{9}}', '9^{9^9}', 1),
+    ('3.14159266', '3.14159265', 0), ('100000', '99999', 0), ('0.5', '50', 0),
+    ('0.\\overline{3}', '0.3', 0), ('²', '2', 0), ('1/0', '1', 0), ('\\frac{0}{0}', '0', 0),
+    ('1e3', '1000', 0), ('10^{999999999}', '1', 0), ('9!' * 300, '1', 0), ('٥', '5', 0), ('５', '5', 0),
+    ('?', '5', 0), ('nan', '5', 0), ("__import__('os').system('false')", '5', 0),
+    ('1' * 1500, '1' * 1500, 1), ('1' * 1500 + '.0', '1' * 1500, 0), ('1' * 3000, '1' * 3000, 1),
+    ('a' * 3000, 'a', 0),
+]
+CASES = [(kind, *case) for kind, table in (('sums', SUMS), ('gsm8k', GSM8K), ('math', MATH)) for case in table]
+CASES += [('math', f'It follows that \\boxed{{{answer}}}.', truth, verdict) for answer, truth, verdict in EQUAL]
+
+
+@pytest.mark.parametrize('kind, completion, truth, verdict', CASES, ids=lambda value: ascii(value)[:40])
+def test_verdicts(kind, completion, truth, verdict):
+    check_truth(kind, truth)
+    assert verify(kind, completion, truth) == verdict
+
+
+MEGABYTE = 10 ** 6
+HOSTILE = {
+    'open braces': '\\boxed{' + '{' * MEGABYTE, 'closed braces': '}' * MEGABYTE,
+    'boxes': '\\boxed{' * (MEGABYTE // 7), 'box and blanks': '\\boxed' + ' ' * MEGABYTE,
+    'blanks': ' ' * MEGABYTE, 'backslashes': '\\' * MEGABYTE, 'hashes': '#' * MEGABYTE,
+    'digits': '1' * MEGABYTE, 'boxed digits': '\\boxed{' + '1' * MEGABYTE + '}',
+    'hashed digits': '#### ' + '1' * MEGABYTE, 'numbers': '1 ' * (MEGABYTE // 2),
+    'commas': '\\boxed{' + '1,' * 900 + '}', 'phrases': 'answer is ' * (MEGABYTE // 10),
+    'phrase and blanks': 'answer' + ' ' * MEGABYTE, 'dots': 'answer is ' + '.' * MEGABYTE,
+    'nested': '\\boxed{' + '(' * 900 + ')' * 900 + '}', 'minus': '\\boxed{' + '-' * 1900 + '5}',
+    'signs': '=' * MEGABYTE, 'fractions': '\\boxed{' + '\\frac' * 390 + '}',
+    'inner blanks': '\\boxed{1' + ' ' * 1900 + '2}', 'NUL': '\x00' * MEGABYTE,
+    'surrogates': '\ud800#### \udfff', 'think': '<think>' * (MEGABYTE // 7), 'empty': '',
+    'texts': '\\boxed{' + '\\text{' * 300 + '}' * 301,
+}
+
+
+@pytest.mark.parametrize('name', HOSTILE)
+def test_hostile_completions_end_in_a_verdict(name):
+    for kind in KINDS:
+        start = time.perf_counter()
+        assert verify(kind, HOSTILE[name], '5') == 0.0
+        answer = extract(kind, HOSTILE[name])
+        assert answer is None or isinstance(answer, str)
+        print(f'{kind} {name}: {time.perf_counter() - start:.3f} s')
+
+
+def test_nothing_but_text_is_no_answer():
+    for kind in KINDS:
+        for completion in (None, 5, b'#### 5', ['#### 5']):
+            assert verify(kind, completion, '5') == 0.0 and extract(kind, completion) is None
+
+
+def test_doubt_is_counted_and_difference_is_not():
+    gave_up.clear()
+    for kind, completion, truth in [
+            ('math', '\\boxed{4}', '5'), ('math', 'no answer', '5'), ('math', '\\boxed{(1,2)}', '(1,3)'),
+            ('math', '\\boxed{\\text{Ann}}', '\\text{Bob}'), ('gsm8k', '#### 4', '5'), ('sums', '?', '5')]:
+        assert verify(kind, completion, truth) == 0.0
+    assert not gave_up
+    assert verify('math', '\\boxed{\\sqrt{25}}', '5') == verify('gsm8k', '#### ' + '1' * 1001, '5') == 0.0
+    assert gave_up == {'math': 1, 'gsm8k': 1}
+
+
+def test_a_bug_in_a_verifier_is_counted_not_raised(monkeypatch):
+    gave_up.clear()
+    monkeypatch.setitem(module.KINDS, 'math', lambda completion, truth: 1 / 0)
+    assert verify('math', '', '5') == 0.0 and gave_up['math'] == 1
+
+
+def test_names_of_data_sets():
+    for name in ('gsm8k', 'GSM8K', 'openai/gsm8k', 'svamp'):
+        assert kind_of(name) == 'gsm8k'
+    for name in ('math', 'MATH', 'lighteval/MATH', 'DigitalLearningGmbH/MATH-lighteval',
+                 'HuggingFaceH4/MATH-500', 'math_dapo', 'aime24', 'AIME2025', 'HuggingFaceH4/aime_2024'):
+        assert kind_of(name) == 'math'
+    assert kind_of('sums') == 'sums'
+    for name in ('ifeval', '', None):
+        with pytest.raises(ValueError, match='gsm8k'):
+            kind_of(name)
+
+
+def test_unreadable_truths_are_named():
+    for kind, truth in [('sums', '1.5'), ('sums', ''), ('gsm8k', 'eighteen'), ('gsm8k', '17 or 18'),
+                        ('gsm8k', ''), ('gsm8k', '1/0'), ('math', ''), ('math', '\\frac{1}{2'), ('math', 'a}{b'), ('math', None)]:
+        with pytest.raises(ValueError, match='cannot read the truth') as error:
+            check_truth(kind, truth)
+        assert repr(truth) in str(error.value)
+    with pytest.raises(ValueError, match='no verifier'):
+        check_truth('ifeval', '5')
+
+
+def test_votes_are_normalised():
+    assert extract('sums', '#### 019') == '19' and extract('sums', '19') is None
+    assert extract('gsm8k', '#### 1,800.00') == extract('gsm8k', 'The answer is $1800') == '1800'
+    assert extract('math', '\\boxed{0.5}') == extract('math', '\\boxed{\\dfrac{1}{2}}') == '1/2'
+    assert extract('math', '\\boxed{90^\\circ}') == '90' and extract('math', '\\boxed{50\\%}') == '50%'
+    assert extract('math', '\\boxed{\\left( 3, \\pi \\right)}') == '(3,\\pi)' and extract('math', '4') is None
+
+
+def test_boxed_finds_the_last_balanced_one():
+    assert boxed('\\boxed{a{b}c} \\boxed{d') == 'a{b}c' and boxed('\\boxed{\\{a}') == '\\{a' and boxed('{a}') is None
