@@ -11,8 +11,9 @@ import re
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
-RANK, other_hook = int(os.environ.get('RANK', 0)), sys.excepthook
+RANK = int(os.environ.get('RANK', 0))
 TYPES = {int: 'an int', float: 'a float', bool: 'True or False', type(None): 'a plain value', str: 'a str'}
 
 
@@ -20,10 +21,9 @@ class UserError(Exception):
     """A mistake of the person at the keyboard: one line on stderr from rank 0, no traceback, exit code 1."""
 
 
-def report(kind, error, trace):
-    """The excepthook of a script."""
+def excepthook(previous, kind, error, trace):
     if not issubclass(kind, UserError):
-        other_hook(kind, error, trace)
+        previous(kind, error, trace)
     elif RANK == 0:
         print('error:', ' '.join(str(error).splitlines()), file=sys.stderr, flush=True)
     else:
@@ -47,7 +47,7 @@ def override(knobs, types, key, value, source):
 
 def configure(namespace):
     """Applies sys.argv to the knobs of a script, whose globals() are `namespace`; returns {knob: value}."""
-    sys.excepthook, path = report, os.path.abspath(namespace['__file__'])
+    sys.excepthook, path = partial(excepthook, sys.excepthook), os.path.abspath(namespace['__file__'])
     knobs = {k: v for k, v in namespace.items() if k[0] != '_' and type(v) in TYPES}
     types = {k: type(v) for k, v in knobs.items()}
     if {'-h', '--help'} & set(sys.argv[1:]):
@@ -64,7 +64,7 @@ def configure(namespace):
         try:
             exec(compile(open(found, 'rb').read(), found, 'exec'), scope)
         except Exception as error:
-            line = getattr(error.__traceback__.tb_next, 'tb_lineno', getattr(error, 'lineno', 1))
+            line = getattr(error.__traceback__.tb_next, 'tb_lineno', 0) or getattr(error, 'lineno', 0) or 1
             raise UserError(f'{arg}:{line}: {type(error).__name__}: {error}') from None
         for key in [k for k, v in scope.items() if k[0] != '_' and type(v) is not type(sys)]:
             override(knobs, types, key, scope[key], arg)

@@ -1,7 +1,6 @@
 """All that touches text and tokens: read rows, render the chat template, mask, pack, iterate with a cursor.
-
-What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the content;
-a row that cannot be shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
+What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the
+content; a row not shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
 import bisect
 import functools
 import gzip
@@ -25,10 +24,8 @@ TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end
             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
-# The start model reads few hard sums, and where it does not read the work it reads a careless answer, off by 1 to 3:
-# showing the work is what reinforcement learning has to find.
-SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands and their shares of its rows
-SUM_BASE_WORKED = 0.3  # share of its rows that show the work
+SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands of base rows and their shares: few are hard
+SUM_BASE_WORKED = 0.3  # share of base rows that show their work; the others are careless, off by 1 to 3
 ROLES = {**dict.fromkeys(('assistant', 'gpt', 'chatgpt', 'bing', 'bard'), 'assistant'), 'system': 'system',
          'user': 'user', 'human': 'user', 'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
 PAIRS = ('instruction+output instruction+response prompt+completion prompt+demonstration prompt+target '
@@ -43,7 +40,7 @@ def bare(text):
     return ''.join(unicodedata.normalize('NFC', text).split())
 
 def load_tokenizer(name, chat_template=''):
-    """Of a hub id or folder; byte_tokenizer for 'tiny', 'random:...'. A Jinja file may replace its template."""
+    """Of a hub id or folder; byte_tokenizer for 'tiny', 'random:...'. A Jinja file can set the template."""
     try:
         made = name == 'tiny' or name.startswith('random:')
         tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name)
@@ -75,19 +72,18 @@ def render(tokenizer, messages, prompt=False):
         raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
 
 def stop_ids(tokenizer):
-    """Sorted ids that end a generation: EOS, and what ends assistant turns in the template (Qwen: another)."""
-    turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
-    text = render(tokenizer, turn) if tokenizer.chat_template else ''
-    after = text.rpartition('reply')[2].strip() if 'reply' in text else ''
-    first = set(tokenizer(after, add_special_tokens=False)['input_ids'][:1]) & {*tokenizer.added_tokens_decoder}
+    """Sorted ids that end a generation: EOS, and what ends an assistant's turn in the template."""
     if tokenizer.eos_token_id is None:
         raise UserError('the tokenizer has no EOS token')
-    return sorted({tokenizer.eos_token_id} | first)
+    turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
+    _, found, after = (render(tokenizer, turn) if tokenizer.chat_template else '').rpartition('reply')
+    first = tokenizer(after.strip() if found else '', add_special_tokens=False)['input_ids'][:1]
+    return sorted({tokenizer.eos_token_id} | set(first) & set(tokenizer.added_tokens_decoder))
 
 def read_rows(spec):
     """Sources with optional weights ('a.jsonl*0.5, sums:train') -> rows, [(name, weight, start, stop)].
-    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, sums:base, :train
-    or :test. Row: a dict, its '_where' 'source:line' (or row number). UserError names file and line."""
+    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, sums:base,
+    sums:train, sums:test. Row: a dict, '_where' is 'source:line' (or row number). UserError: unreadable."""
     rows, sources = [], []
     for name, _, weight in (part.strip().partition('*') for part in spec.split(',')):
         start, line, path = len(rows), 0, name
@@ -115,9 +111,8 @@ def read_rows(spec):
             if len(rows) == start:
                 raise ValueError('no rows in it')
         except Exception as error:  # hub, file, gzip, parquet and JSON errors have no common class
-            line += getattr(error, 'lineno', 1) - 1  # of a JSON error inside a list
-            if isinstance(error, UnicodeDecodeError):
-                line += error.object.count(b'\n', 0, error.start)
+            line += (error.object.count(b'\n', 0, error.start) if isinstance(error, UnicodeDecodeError)
+                     else getattr(error, 'lineno', 1) - 1)  # of a JSON error inside a list
             hint = ' (pip install pyarrow or convert to .jsonl)' if isinstance(error, ImportError) else ''
             message = f'data source {name}{f":{line}" if line else ""}: {error}{hint}'
             raise UserError(' '.join(message.split())) from error
@@ -125,10 +120,9 @@ def read_rows(spec):
     return rows, sources
 
 def sum_rows(split):
-    """The embedded task: add up digits. A prompt's crc decides its side, so no test prompt is in train or base.
-    Base stands in for pretraining: some rows answer directly, some show the running totals."""
+    """The embedded task: add up digits. A prompt's crc decides its side: no test prompt is in train or base.
+    Base stands in for pretraining: some rows show the running totals, most blurt out an answer."""
     rng, size = random.Random(f'sums:{split}'), SUM_SIZES[split]
-
     def draw(n):
         digits = [rng.randrange(10) for _ in range(n)]
         prompt, answer = '+'.join(map(str, digits)), str(sum(digits))
@@ -140,7 +134,6 @@ def sum_rows(split):
         careless = f'#### {abs(sum(digits) + rng.choice((-3, -2, -1, 1, 2, 3)))}'
         reply = work if rng.random() < SUM_BASE_WORKED else careless
         return {'messages': turns(prompt, 'user') + turns(reply, 'assistant'), **row}
-
     if split == 'test':  # no prompt twice: of n = 2 there are about a dozen, the other levels fill up evenly
         pools = [list({row['prompt']: row for row in map(draw, [n] * size)}.values()) for n in SUM_OPERANDS]
         return [pool[i] for i in range(size) for pool in pools if i < len(pool)][:size]
@@ -152,14 +145,13 @@ def turns(value, role, special=None):
     messages = []
     try:
         for m in [{'role': role, 'content': value}] if isinstance(value, str) else value:
-            parts, thought = m.get('content', m.get('value')), m.get('reasoning_content') or m.get('thinking')
+            parts = None if m.get('tool_calls') else m.get('content', m.get('value'))
             text = parts if isinstance(parts, str) else ''.join(part['text'] for part in parts)
+            thought = m.get('reasoning_content') or m.get('thinking')
             text = f'<think>\n{thought}\n</think>\n\n{text}' if thought else text
             messages.append({'role': ROLES[m.get('role', m.get('from'))], 'content': text})
-            if m.get('tool_calls'):
-                raise Drop('tool calls are not supported')
     except (AttributeError, KeyError, TypeError) as error:
-        raise Drop('a message without text or of unknown role') from error
+        raise Drop('a message without text, of unknown role or with a tool call') from error
     bad = special and special.search('\n'.join(m['content'] for m in messages))
     if bad:  # spelled out in a text it would become control; and JSON can spell half a surrogate pair
         raise Drop('not valid unicode' if '\ud800' <= bad[0] <= '\udfff' else 'special token in text')
@@ -167,7 +159,7 @@ def turns(value, role, special=None):
 
 def conversation(row, special):
     """A row's messages, and the index from which on assistant turns are trained (None: a document)."""
-    asked, replied = [], row.get('messages', row.get('conversations'))
+    asked, replied = [], row['messages'] if row.get('messages') is not None else row.get('conversations')
     pair = next((pair.split('+') for pair in PAIRS if {*pair.split('+')} <= {*row}), None)
     if row.get('tools') or row.get('chat_template_kwargs'):
         raise Drop('tools and chat_template_kwargs are not supported')
@@ -197,7 +189,6 @@ def build(rows, tokenizer, prepare, finish):
         except Drop as reason:
             dropped.setdefault(str(reason), [0, row['_where']])[0] += 1
             return []
-
     for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
         ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row, special)]
         encoded = ready and tokenizer([text for _, text, _ in ready], add_special_tokens=False, verbose=False,
@@ -209,23 +200,20 @@ def build(rows, tokenizer, prepare, finish):
         raise UserError(f'all {len(rows)} rows were dropped, {n} of them (first {where}) for: {reason}')
     lengths = sorted(len(x['ids']) for x in kept)
     quantiles = {f'p{q}': lengths[(len(lengths) - 1) * q // 100] for q in (50, 90, 99)}
-    return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'tokens': sum(lengths), **quantiles,
-                  'max': lengths[-1], 'supervised': sum(int(x['mask'].sum()) for x in kept if 'mask' in x)}
+    return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'max': lengths[-1], **quantiles,
+                  'tokens': sum(lengths), 'supervised': int(sum(np.sum(x.get('mask', 0)) for x in kept))}
 
 def sft_examples(rows, tokenizer, max_length, overlong='drop'):
     """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), True if trained, 'where'}], report.
-    Trained: assistant turns from the generation prompt through the end-of-turn token, or all of a document and
-    its EOS. Rows over max_length tokens are dropped or (overlong='cut') cut: no end is invented."""
+    Trained: assistant turns from the generation prompt through the end-of-turn token; a document and its EOS.
+    Rows over max_length tokens are dropped, or with overlong='cut' cut, and no end is invented."""
     stops, bos = stop_ids(tokenizer), tokenizer('a')['input_ids'][:1]
     bos = bos if bos == [tokenizer.bos_token_id] else []  # for documents; a template writes its own
-    if overlong not in ('drop', 'cut'):
-        raise UserError(f"--overlong={overlong}: must be 'drop' or 'cut'")
-
     def prepare(row, special):
         messages, first = conversation(row, special)
         if first is None:
             return messages[0]['content'], None
-        replies = [(render(tokenizer, messages[:i], prompt=True), m['content']) for i, m in enumerate(messages)
+        replies = [(render(tokenizer, messages[:i], True), m['content']) for i, m in enumerate(messages)
                    if i >= max(first, 1) and m['role'] == 'assistant' and m['content'].strip()]
         if not replies:
             raise Drop('no assistant turn to train on')
@@ -233,7 +221,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
 
     def finish(row, text, replies, ids, offsets):
         ids = ids if replies else bos + ids + [tokenizer.eos_token_id]  # a document is whole: it ends
-        if len(ids) > max_length and overlong == 'drop':
+        if len(ids) > max_length and overlong != 'cut':
             raise Drop(f'longer than max_length={max_length} tokens')
         mask, ends = np.full(len(ids), not replies), [end for _, end in offsets]
         for prompt, content in replies or []:
@@ -241,7 +229,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
             b = next((j for j in range(a, len(ids)) if ids[j] in stops), None)  # no content holds one
             said, want = bare(tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False)), bare(content)
             block = re.match(r'(<(\w+)></\2>)?', said)[0]  # an empty think block: the model's to say
-            opened = want.endswith(said) and (bare(prompt) + said).endswith(want)  # prompt opens it
+            opened = said and want.endswith(said) and (bare(prompt) + said).endswith(want)  # by the prompt
             if b and text.startswith(prompt) and (opened or said == block + want):
                 mask[a:b + 1] = True
             elif prompt is replies[-1][0]:  # earlier turns, cut by templates, are not trained
@@ -249,9 +237,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
         mask[0] = False  # nothing predicts the first token
         if not mask[:max_length].any():
             raise Drop('nothing left to train on')
-        ids = np.array(ids[:max_length], np.int32)
-        return {'ids': ids, 'mask': mask[:max_length], 'where': row['_where']}
-
+        return {'ids': np.int32(ids[:max_length]), 'mask': mask[:max_length], 'where': row['_where']}
     return build(rows, tokenizer, prepare, finish)
 
 def format_report(report):
@@ -263,8 +249,7 @@ def format_report(report):
 def show_mask(example, tokenizer):
     """The decoded row, trained stretches in [[ ]]."""
     parts = np.split(example['ids'], np.flatnonzero(np.diff(example['mask'])) + 1)
-    texts = map(tokenizer.decode, parts)
-    return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(texts))
+    return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(map(tokenizer.decode, parts)))
 
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
@@ -274,17 +259,17 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         answer, solution = row.get('answer'), row.get('solution')
         gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
         shown = row.get('demonstration') or row.get('target') or gsm8k and answer or math and solution
-        box = solution and (verify.boxed(solution) or re.search(r'\\boxed ([^$ ]+)|$', solution)[1])
+        box = verify.boxed(str(solution)) or re.search(r'\\boxed ([^$ ]+)|$', str(solution))[1]
         answer = answer.rpartition('####')[2].replace(',', '').strip() if gsm8k else answer
-        truth = next((t for t in (row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'),
-                                  answer, box, None if math else solution) if t not in (None, '')), None)
+        truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
+        truth = next((t for t in (*truths, None if math else solution) if t not in (None, '')), None)
         name = row.get('dataset') or row.get('data_source') or ('gsm8k' if gsm8k else 'math' if math else '')
         truth, name = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (truth, name))
         try:
             sort = kind or verify.kind_of(name)
             verify.check_truth(sort, str(truth) if isinstance(truth, (int, float)) else truth)
         except ValueError as error:
-            raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; answers stand in ground_truth, '
+            raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
         asked = row.get('messages') or row.get('prompt') or row.get('question') or row.get('problem')
         messages = turns(asked, 'user', special)
@@ -301,22 +286,20 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         if len(ids) > max_prompt_tokens:
             raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
         return {'ids': ids, **prompt}
-
     return build(rows, tokenizer, prepare, finish)
 
 def pack(lengths, budget):
     """Best-fit decreasing: lists of indices, each of total <= budget; a longer row is alone."""
-    bins, rooms = [], []  # rooms: sorted (tokens left, bin)
+    bins, rooms = {}, []  # rooms: sorted (tokens left, bin)
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         j = bisect.bisect_left(rooms, (lengths[i], 0))
         room, b = rooms.pop(j) if j < len(rooms) else (budget, len(bins))
-        bins += [[]] if b == len(bins) else []
-        bins[b].append(i)
+        bins.setdefault(b, []).append(i)
         bisect.insort(rooms, (room - lengths[i], b))
-    return bins
+    return list(bins.values())
 
 def split_by_work(lengths, n):
-    """n lists of indices of near-equal total length, some maybe empty: longest first, to the least loaded."""
+    """n lists of indices (or empty), near-equal in total length: longest first, to the least loaded."""
     parts, loads = [[] for _ in range(n)], [0] * n
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = loads.index(min(loads))
@@ -325,35 +308,33 @@ def split_by_work(lengths, n):
     return parts
 
 def collate(docs):
-    """[(ids, mask)] -> 'ids' (T,) documents end to end, 'lengths' list, 'index' (N,) positions of scored tokens
-    (mask True, never a document's first), 'doc' (N,) the document of each. No docs: two tokens, none scored,
-    as a rank without work must still take part in the all-reduce."""
+    """[(ids, mask)] -> 'ids' (T,) documents end to end, 'lengths' list, 'index' (N,) positions of scored
+    tokens (mask True, never a document's first), 'doc' (N,) the document of each. No docs: two tokens, none
+    scored, as a rank without work must still take part in the all-reduce."""
     docs = docs or [([0, 0], [False, False])]
     ids = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids, _ in docs])
     mask = torch.cat([torch.as_tensor(mask, dtype=torch.bool) for _, mask in docs])
     lengths = torch.tensor([len(ids) for ids, _ in docs])
     mask[lengths.cumsum(0) - lengths] = False
-    doc = torch.arange(len(docs)).repeat_interleave(lengths)
-    return {'ids': ids, 'lengths': lengths.tolist(), 'index': mask.nonzero()[:, 0], 'doc': doc[mask]}
+    return {'ids': ids, 'lengths': lengths.tolist(), 'index': mask.nonzero()[:, 0],
+            'doc': torch.repeat_interleave(lengths)[mask]}
 
-@functools.lru_cache(16)
+@functools.lru_cache(256)
 def shuffled(n, *key):
     """A permutation of range(n). The legacy generator's stream is frozen: orders survive numpy's updates."""
-    return np.random.RandomState(key).permutation(n).tolist()
+    return np.random.RandomState(key).permutation(n)
 
 class Order:
     """Endless shuffled row indices of sources [(weight, indices)]; position (rows handed out) is its state.
-    A source is dealt out pass by pass, each freshly shuffled; an epoch mixes the next weight * len(indices) of
-    every source. So weight 0.5 gives one half, then the other; 2 gives all twice. len: rows per epoch."""
+    A source is dealt out pass by pass, each freshly shuffled; an epoch mixes the next weight * len(indices)
+    of every source: weight 0.5 gives one half, then the other; 2 gives all twice. len: rows per epoch."""
     def __init__(self, sources, seed):
         self.sources = [(rows, max(1, round(weight * len(rows)))) for weight, rows in sources if len(rows)]
         self.seed, self.position = seed % 2 ** 32, 0
-
     def __len__(self):
         return sum(count for _, count in self.sources)
 
     def take(self, n):
-        """The next n row indices."""
         taken = []
         for position in range(self.position, self.position + n):
             epoch, at = divmod(position, len(self))

@@ -299,8 +299,7 @@ class Policy(nn.Module):
 
         ids (T,) documents end to end, lengths of the documents (sum T), index (N,) positions of the
         tokens to score (never a document's first). Returns fp32 logprobs (N,) of ids[index] given all before
-        them in their document, logits divided by `temperature` as in sampling, and entropy (N,), nats, without
-        gradient.
+        them in their document, at `temperature` as in sampling, and entropy (N,), nats, without gradient.
         """
         documents = Documents(lengths, ids.device)
         hidden = self.model.base_model(input_ids=ids[None], position_ids=documents.position_ids[None],

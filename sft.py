@@ -264,10 +264,6 @@ def log(metrics):
 # --- the loop -----------------------------------------------------------------
 while step < max_steps:
     start = time.time()
-    metrics = {}
-    if eval_every and step % eval_every == 0 and step > 0:
-        metrics = evaluate()
-
     # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
     batch = [examples[i] for i in order.take(batch_size)]
     step_tokens = sum(len(e['ids']) for e in batch)
@@ -296,12 +292,11 @@ while step < max_steps:
 
     # log, checkpoint
     losses = gather(loss.item())
-    if step == max_steps:
-        metrics = evaluate()
+    evaluated = evaluate() if step == max_steps or eval_every and step % eval_every == 0 else {}
     if rank == 0:
         seconds = time.time() - start
         metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
-                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics,
+                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **evaluated,
                    'perf/tok_s': step_tokens / seconds}
         if 'cuda' in device:
             metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9

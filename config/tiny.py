@@ -1,4 +1,4 @@
-# The embedded task for every script, from the start model of config/tiny_base.py: python grpo.py config/tiny.py
+# The embedded task, from the start model of config/tiny_base.py: python grpo.py config/tiny.py
 model = 'out/tiny_base'
 out_dir = f'out/tiny_{script}'
 eval_prompts = 'sums:test'

@@ -1,4 +1,5 @@
 """data.py: what is trained, what is dropped and why, what reads, packs and orders rows."""
+
 import gzip
 import json
 import random
@@ -11,13 +12,28 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qw
 
 import data
 from configurator import UserError
-from data import (Order, byte_tokenizer, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts,
-                  sft_examples, show_mask, split_by_work, stop_ids, sum_rows)
+from data import (
+    Order,
+    byte_tokenizer,
+    collate,
+    format_report,
+    load_tokenizer,
+    pack,
+    read_rows,
+    rl_prompts,
+    sft_examples,
+    show_mask,
+    split_by_work,
+    stop_ids,
+    sum_rows,
+)
 
 GSM8K, GSM8K_TEST = 'tests/data/gsm8k_sample.jsonl', 'tests/data/gsm8k_test_sample.jsonl'
 TINY = byte_tokenizer()
-CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 # as Qwen3's: thoughts are cut from turns before the last user turn, an empty block is put before a last reply without
 QWEN3 = """{%- set ns = namespace(last=0) %}
 {%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}
@@ -45,18 +61,25 @@ def tokenizer_of(template, specials, words=(), **names):
         for i in range(2, len(word) + 1):
             if word[:i] not in alphabet:
                 alphabet[word[:i]] = len(alphabet)
-                merges.append((word[:i - 1], word[i - 1]))
+                merges.append((word[: i - 1], word[i - 1]))
     core = Tokenizer(models.BPE(vocab=alphabet, merges=merges))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(list(specials))
-    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, additional_special_tokens=list(specials),
-                                   clean_up_tokenization_spaces=False, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        chat_template=template,
+        additional_special_tokens=list(specials),
+        clean_up_tokenization_spaces=False,
+        **names,
+    )
 
 
 def chatml(template=CHATML, pad='<|endoftext|>'):
     """Like Qwen's base models: EOS is not what ends a turn, and the pad token is EOS."""
-    return tokenizer_of(template, ['<|endoftext|>', '<|im_start|>', '<|im_end|>'], eos_token='<|endoftext|>', pad_token=pad)
+    return tokenizer_of(
+        template, ['<|endoftext|>', '<|im_start|>', '<|im_end|>'], eos_token='<|endoftext|>', pad_token=pad
+    )
 
 
 def chat(*contents):
@@ -76,13 +99,29 @@ def why(row, tokenizer=TINY, max_length=10000, **knobs):
     rows = [{**row, '_where': 'bad:7'}, {'text': 'ok', '_where': 'ok:1'}]
     _, report = sft_examples(rows, tokenizer, max_length, **knobs)
     ((reason, (count, where)),) = report['dropped'].items()
-    assert (count, where, report['kept'], report['rows']) == (1, 'bad:7', 1, 2) and reason in format_report(report)
+    assert (count, where, report['kept'], report['rows']) == (1, 'bad:7', 1, 2) and reason in format_report(
+        report
+    )
     return reason
 
 
 # --- tokenizers --------------------------------------------------------------------------------------------------
-HOSTILE = ['', ' ', 'a  b .', ' x ', 'é e\u0301 ﬁ', '你好 مرحبا', '👩\u200d👩\u200d👧', '\x00\x7f\r\n\t\u2028\ufeff', "don't .",
-           '\U0010ffff\ufffd', '<|end', '▁Ġ', '\u202eabc', '1,234 #### 5']
+HOSTILE = [
+    '',
+    ' ',
+    'a  b .',
+    ' x ',
+    'é e\u0301 ﬁ',
+    '你好 مرحبا',
+    '👩\u200d👩\u200d👧',
+    '\x00\x7f\r\n\t\u2028\ufeff',
+    "don't .",
+    '\U0010ffff\ufffd',
+    '<|end',
+    '▁Ġ',
+    '\u202eabc',
+    '1,234 #### 5',
+]
 
 
 @pytest.mark.parametrize('text', HOSTILE)
@@ -91,7 +130,10 @@ def test_byte_tokenizer_round_trips(text):
     assert TINY.decode(ids) == text and len(ids) == len(text.encode())
     assert TINY(text)['input_ids'] == ids  # it adds nothing
     if text.strip():
-        assert one({'prompt': text, 'completion': text}) == f'<|user|>{text}<|end|><|assistant|>[[{text}<|end|>]]'
+        assert (
+            one({'prompt': text, 'completion': text})
+            == f'<|user|>{text}<|end|><|assistant|>[[{text}<|end|>]]'
+        )
 
 
 @pytest.mark.parametrize('config', [None, Qwen3Config(), LlamaConfig()])
@@ -102,14 +144,21 @@ def test_byte_tokenizer_saved_and_loaded(tmp_path, config):
     for again in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(str(tmp_path))):
         assert (again.eos_token, again.pad_token, len(again)) == ('<|end|>', '<|pad|>', 262)
         assert again.chat_template == TINY.chat_template and stop_ids(again) == stop_ids(TINY)
-        assert all(again(t)['input_ids'] == TINY(t)['input_ids'] and again.decode(again(t)['input_ids']) == t for t in HOSTILE)
+        assert all(
+            again(t)['input_ids'] == TINY(t)['input_ids'] and again.decode(again(t)['input_ids']) == t
+            for t in HOSTILE
+        )
 
 
 def test_load_tokenizer(tmp_path):
     assert len(load_tokenizer('tiny')) == len(load_tokenizer('random:layers=2')) == 262
     (tmp_path / 'chat.jinja').write_text(CHATML)
     assert load_tokenizer('tiny', str(tmp_path / 'chat.jinja')).chat_template == CHATML
-    for name, template in ((str(tmp_path / 'none'), ''), (str(tmp_path), ''), ('tiny', str(tmp_path / 'none.jinja'))):
+    for name, template in (
+        (str(tmp_path / 'none'), ''),
+        (str(tmp_path), ''),
+        ('tiny', str(tmp_path / 'none.jinja')),
+    ):
         with pytest.raises(UserError, match='none|no tokenizer') as error:
             load_tokenizer(name, template)
         assert '\n' not in str(error.value)
@@ -135,20 +184,32 @@ def test_read_rows(tmp_path):
     (tmp_path / 'b.json').write_text(json.dumps(objects, indent=1))
     (tmp_path / 'c.json').write_text('\ufeff' + lines + '\n')
     (tmp_path / 'd.jsonl.gz').write_bytes(gzip.compress(lines.encode()))
-    rows, sources = read_rows(f'{tmp_path}/a.jsonl*0.5, {tmp_path}/b.json,{tmp_path}/c.json*2,{tmp_path}/d.jsonl.gz*.25')
+    rows, sources = read_rows(
+        f'{tmp_path}/a.jsonl*0.5, {tmp_path}/b.json,{tmp_path}/c.json*2,{tmp_path}/d.jsonl.gz*.25'
+    )
     assert [r['text'] for r in rows] == ['r0\u2028', 'r1\u2028', 'r2\u2028'] * 4
     assert [r['_where'].removeprefix(f'{tmp_path}/') for r in rows] == [
-        *(f'a.jsonl:{i}' for i in (1, 3, 5)), *(f'b.json:{i}' for i in (1, 2, 3)),
-        *(f'c.json:{i}' for i in (1, 3, 5)), *(f'd.jsonl.gz:{i}' for i in (1, 3, 5))]
-    assert sources == [(f'{tmp_path}/a.jsonl', 0.5, 0, 3), (f'{tmp_path}/b.json', 1.0, 3, 6),
-                       (f'{tmp_path}/c.json', 2.0, 6, 9), (f'{tmp_path}/d.jsonl.gz', 0.25, 9, 12)]
+        *(f'a.jsonl:{i}' for i in (1, 3, 5)),
+        *(f'b.json:{i}' for i in (1, 2, 3)),
+        *(f'c.json:{i}' for i in (1, 3, 5)),
+        *(f'd.jsonl.gz:{i}' for i in (1, 3, 5)),
+    ]
+    assert sources == [
+        (f'{tmp_path}/a.jsonl', 0.5, 0, 3),
+        (f'{tmp_path}/b.json', 1.0, 3, 6),
+        (f'{tmp_path}/c.json', 2.0, 6, 9),
+        (f'{tmp_path}/d.jsonl.gz', 0.25, 9, 12),
+    ]
 
 
 def test_read_parquet(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip('pyarrow')
     from pyarrow import parquet
+
     parquet.write_table(pyarrow.Table.from_pylist([{'prompt': chat('a'), 'n': 1}]), tmp_path / 'a.parquet')
-    assert read_rows(f'{tmp_path}/a.parquet')[0] == [{'prompt': chat('a'), 'n': 1, '_where': f'{tmp_path}/a.parquet:1'}]
+    assert read_rows(f'{tmp_path}/a.parquet')[0] == [
+        {'prompt': chat('a'), 'n': 1, '_where': f'{tmp_path}/a.parquet:1'}
+    ]
     (tmp_path / 'b.parquet').write_text('no')
     with pytest.raises(UserError, match='b.parquet'):
         read_rows(f'{tmp_path}/b.parquet')
@@ -174,12 +235,21 @@ def test_read_hub(tmp_path, monkeypatch):
             read_rows(name)
 
 
-@pytest.mark.parametrize('name, content, match', [
-    ('a.jsonl', b'{"a": 1}\n{"a": ', r'a\.jsonl:2: '), ('a.jsonl', b'{"a": 1}\n\n\xff{}', r'a\.jsonl:3: .*utf-8'),
-    ('a.jsonl', b'{"a": 1}\n[1]\n', r'a\.jsonl:2: '), ('a.json', b'[{"a": 1},\n{"a": 2},\n{"a" 3}]', r'a\.json:3: '),
-    ('a.json', b'[{"a": 1},\n{"a": "\xff"}]', r'a\.json:2: .*utf-8'), ('a.json', b'[{"a": 1}, 3]', r'a\.json:2: '),
-    ('a.jsonl', b'', 'a.jsonl.*no rows'), ('a.json', b'[]', 'a.json.*no rows'),
-    ('a.jsonl.gz', b'{"a": 1}', r'a\.jsonl\.gz.*gzip'), ('a.jsonl.gz', gzip.compress(b'{"a": 1}' * 99)[:30], r'a\.jsonl\.gz')])
+@pytest.mark.parametrize(
+    'name, content, match',
+    [
+        ('a.jsonl', b'{"a": 1}\n{"a": ', r'a\.jsonl:2: '),
+        ('a.jsonl', b'{"a": 1}\n\n\xff{}', r'a\.jsonl:3: .*utf-8'),
+        ('a.jsonl', b'{"a": 1}\n[1]\n', r'a\.jsonl:2: '),
+        ('a.json', b'[{"a": 1},\n{"a": 2},\n{"a" 3}]', r'a\.json:3: '),
+        ('a.json', b'[{"a": 1},\n{"a": "\xff"}]', r'a\.json:2: .*utf-8'),
+        ('a.json', b'[{"a": 1}, 3]', r'a\.json:2: '),
+        ('a.jsonl', b'', 'a.jsonl.*no rows'),
+        ('a.json', b'[]', 'a.json.*no rows'),
+        ('a.jsonl.gz', b'{"a": 1}', r'a\.jsonl\.gz.*gzip'),
+        ('a.jsonl.gz', gzip.compress(b'{"a": 1}' * 99)[:30], r'a\.jsonl\.gz'),
+    ],
+)
 def test_unreadable_files(tmp_path, name, content, match):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=match) as error:
@@ -188,7 +258,16 @@ def test_unreadable_files(tmp_path, name, content, match):
 
 
 def test_unreadable_specs():
-    for spec in ('none.jsonl', '', f'{GSM8K}*x', f'{GSM8K}*0', f'{GSM8K}*-1', f'{GSM8K}*nan', 'sums:other', 'tests'):
+    for spec in (
+        'none.jsonl',
+        '',
+        f'{GSM8K}*x',
+        f'{GSM8K}*0',
+        f'{GSM8K}*-1',
+        f'{GSM8K}*nan',
+        'sums:other',
+        'tests',
+    ):
         with pytest.raises(UserError, match='data source'):
             read_rows(spec)
 
@@ -199,8 +278,13 @@ def test_sum_rows():
     for row in train[:500] + test:
         digits = [int(d) for d in row['prompt'].split('+')]
         totals = [str(sum(digits[:i])) for i in range(1, len(digits) + 1)]
-        assert row == {'prompt': row['prompt'], 'answer': str(sum(digits)), 'difficulty': len(digits), 'dataset': 'sums',
-                       'demonstration': f'{" ".join(totals)} #### {sum(digits)}'}
+        assert row == {
+            'prompt': row['prompt'],
+            'answer': str(sum(digits)),
+            'difficulty': len(digits),
+            'dataset': 'sums',
+            'demonstration': f'{" ".join(totals)} #### {sum(digits)}',
+        }
     prompts = {row['prompt'] for row in test}
     assert len(prompts) == 450  # none twice
     assert not prompts & {row['prompt'] for row in train}
@@ -208,14 +292,15 @@ def test_sum_rows():
     levels = [sum(row['difficulty'] == n for row in test) for n in range(2, 11)]
     assert levels[0] > 5 and max(levels[1:]) - min(levels[1:]) <= 1
     assert {row['difficulty'] for row in train} == set(range(2, 11))
-    for n in range(2, 11):
-        replies = [row['messages'][1]['content'] for row in base if row['difficulty'] == n]
-        worked = sum(not reply.startswith('#') for reply in replies) / len(replies)
-        assert abs(worked - data.SUM_BASE_WORKED[n]) < 0.05
-    by_prompt = {row['prompt']: row for row in train}
-    for row in base:
-        twin = by_prompt.get(row['messages'][0]['content'])
-        assert not twin or row['messages'][1]['content'] in (twin['demonstration'], '#### ' + twin['answer'])
+    for n, share in data.SUM_BASE.items():
+        pairs = [[m['content'] for m in row['messages']] for row in base if row['difficulty'] == n]
+        assert abs(len(pairs) / len(base) - share / sum(data.SUM_BASE.values())) < 0.02
+        worked = [pair for pair in pairs if not pair[1].startswith('#')]
+        assert abs(len(worked) / len(pairs) - data.SUM_BASE_WORKED) < 0.05
+        for prompt, reply in pairs:  # the work is right, a careless answer never is
+            truth = sum(map(int, prompt.split('+')))
+            off = abs(int(reply.split()[-1]) - truth)
+            assert off == 0 if not reply.startswith('#') else 1 <= off <= 3 or truth < 3
 
 
 # --- supervised rows ---------------------------------------------------------------------------------------------
@@ -223,10 +308,16 @@ def test_end_of_turn_is_trained_although_pad_is_eos():
     tokenizer = chatml()
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     marked = one({'messages': chat('hi', 'yo', 'and', 'bye')}, tokenizer)
-    assert marked == ('<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[[yo<|im_end|>]]\n'
-                      '<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n[[bye<|im_end|>]]\n')
-    eos = tokenizer_of(CHATML.replace('<|im_end|>', '<|endoftext|>'), ['<|endoftext|>', '<|im_start|>'],
-                       eos_token='<|endoftext|>', pad_token='<|endoftext|>')
+    assert marked == (
+        '<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[[yo<|im_end|>]]\n'
+        '<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n[[bye<|im_end|>]]\n'
+    )
+    eos = tokenizer_of(
+        CHATML.replace('<|im_end|>', '<|endoftext|>'),
+        ['<|endoftext|>', '<|im_start|>'],
+        eos_token='<|endoftext|>',
+        pad_token='<|endoftext|>',
+    )
     assert one({'messages': chat('hi', 'yo')}, eos).endswith('[[yo<|endoftext|>]]\n')
     assert one({'text': 'ab'}, eos) == 'a[[b<|endoftext|>]]'
 
@@ -234,18 +325,32 @@ def test_end_of_turn_is_trained_although_pad_is_eos():
 def test_contents_that_also_occur_elsewhere():
     for content in ('s', 'assistant', 'user\n', '|', '\n', 'im_end', '<think>', 'a<|', 'mark0kram', '\\1'):
         if content.strip():
-            assert one({'messages': chat(content, content, content, content)}, chatml()).count(f'[[{content}<|im_end|>]]') == 2
+            assert (
+                one({'messages': chat(content, content, content, content)}, chatml()).count(
+                    f'[[{content}<|im_end|>]]'
+                )
+                == 2
+            )
 
 
 def test_roles_and_system():
-    row = {'messages': [{'role': 'system', 'content': 'S'}, *chat('a', 'b'), {'role': 'tool', 'content': 'T'},
-                        {'role': 'assistant', 'content': 'c'}, {'role': 'user', 'content': 'd'}]}
-    assert one(row) == ('<|system|>S<|end|><|user|>a<|end|><|assistant|>[[b<|end|>]]<|tool|>T<|end|><|assistant|>'
-                        '[[c<|end|>]]<|user|>d<|end|>')
+    row = {
+        'messages': [
+            {'role': 'system', 'content': 'S'},
+            *chat('a', 'b'),
+            {'role': 'tool', 'content': 'T'},
+            {'role': 'assistant', 'content': 'c'},
+            {'role': 'user', 'content': 'd'},
+        ]
+    }
+    assert one(row) == (
+        '<|system|>S<|end|><|user|>a<|end|><|assistant|>[[b<|end|>]]<|tool|>T<|end|><|assistant|>'
+        '[[c<|end|>]]<|user|>d<|end|>'
+    )
 
 
 def test_templates_that_strip():
-    strip = CHATML.replace('m.content', "(m.content | trim)")
+    strip = CHATML.replace('m.content', '(m.content | trim)')
     assert one({'messages': chat(' a\n', '\n b ')}, chatml(strip)).endswith('assistant\n[[b<|im_end|>]]\n')
     assert one({'messages': chat(' a\n', '\n b ')}, chatml()).endswith('assistant\n[[\n b <|im_end|>]]\n')
 
@@ -253,16 +358,21 @@ def test_templates_that_strip():
 def test_think_blocks():
     tokenizer = chatml(QWEN3)
     # no thought: the template's empty block stands after the generation prompt, so the model has to say it
-    assert one({'messages': chat('a', 'b')}, tokenizer).endswith('assistant\n[[<think>\n\n</think>\n\nb<|im_end|>]]\n')
+    assert one({'messages': chat('a', 'b')}, tokenizer).endswith(
+        'assistant\n[[<think>\n\n</think>\n\nb<|im_end|>]]\n'
+    )
     marked = one({'messages': chat('a', 'b', 'c', 'd')}, tokenizer)
     assert 'assistant\n[[b<|im_end|>]]' in marked and '[[<think>\n\n</think>\n\nd<|im_end|>]]' in marked
     # thoughts are cut from the earlier turn: only the last is trained
     marked = one({'messages': chat('a', '<think>\nt\n</think>\n\nb', 'c', '<think>u</think>d')}, tokenizer)
-    assert 'assistant\nb<|im_end|>' in marked and marked.endswith('assistant\n[[<think>\nu\n</think>\n\nd<|im_end|>]]\n')
+    assert 'assistant\nb<|im_end|>' in marked and marked.endswith(
+        'assistant\n[[<think>\nu\n</think>\n\nd<|im_end|>]]\n'
+    )
     # a prompt that opens the block
     opens = CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}")
     assert one({'messages': chat('a', '<think>\nt\n</think>\n\nb')}, chatml(opens)).endswith(
-        'assistant\n<think>\n[[t\n</think>\n\nb<|im_end|>]]\n')
+        'assistant\n<think>\n[[t\n</think>\n\nb<|im_end|>]]\n'
+    )
     assert why({'messages': chat('a', 'b')}, chatml(opens)) == 'the chat template rewrites the content'
     # reasoning_content, rendered by the template and not part of the content
     row = {'messages': [chat('a')[0], {'role': 'assistant', 'content': 'b', 'reasoning_content': 't'}]}
@@ -270,40 +380,76 @@ def test_think_blocks():
 
 
 def test_templates_that_cannot_be_trusted():
-    for change in ("(m.content | upper)", "(m.content | replace('b', 'x'))", "m.content * 2", "m.content[:0]"):
+    for change in (
+        '(m.content | upper)',
+        "(m.content | replace('b', 'x'))",
+        'm.content * 2',
+        'm.content[:0]',
+    ):
         assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('m.content', change))) in (
-            'the chat template rewrites the content', 'no end-of-turn token after it')
-    assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('<|im_end|>', ''))).startswith('no end-of-turn')
-    assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace("'<|im_end|>", "' ... <|im_end|>"))) == \
-        'the chat template rewrites the content'
-    refuses = CHATML.replace('{% for m', "{% if messages | length > 2 %}{{ raise_exception('too\nlong') }}{% endif %}{% for m")
-    assert why({'messages': chat('a', 'b', 'c', 'd')}, chatml(refuses)) == 'the chat template refuses: too long'
+            'the chat template rewrites the content',
+            'no end-of-turn token after it',
+        )
+    assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('<|im_end|>', ''))).startswith(
+        'no end-of-turn'
+    )
+    more = CHATML.replace("'<|im_end|>\n'", "('' if m.content == 'reply' else ' ...') + '<|im_end|>\n'")
+    assert why({'messages': chat('a', 'b')}, chatml(more)) == 'the chat template rewrites the content'
+    refuses = CHATML.replace(
+        '{% for m', "{% if messages | length > 2 %}{{ raise_exception('too\nlong') }}{% endif %}{% for m"
+    )
+    assert (
+        why({'messages': chat('a', 'b', 'c', 'd')}, chatml(refuses)) == 'the chat template refuses: too long'
+    )
     # an end only after the last turn: the first is not trained, and never runs on into the user's words
-    last = CHATML.replace("'<|im_end|>\n' }}", "('<|im_end|>' if loop.last else '') + '\n' }}")
+    last = CHATML.replace(
+        "'<|im_end|>\n' }}", "('<|im_end|>' if loop.last or m.role == 'user' else '') + '\n' }}"
+    )
     marked = one({'messages': chat('a', 'ok', 'b', 'ok')}, chatml(last))
-    assert marked.count('[[') == 1 and marked.endswith('b\n<|im_start|>assistant\n[[ok<|im_end|>]]\n')
+    assert marked.count('[[') == 1 and marked.endswith(
+        'b<|im_end|>\n<|im_start|>assistant\n[[ok<|im_end|>]]\n'
+    )
     # a token that straddles header and content
-    merged = tokenizer_of("{% for m in messages %}{{ m.role + ':' + m.content + '<|end|>' }}{% endfor %}"
-                          "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}", ['<|end|>'], [':b'], eos_token='<|end|>')
+    merged = tokenizer_of(
+        "{% for m in messages %}{{ m.role + ':' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
+        ['<|end|>'],
+        [':b'],
+        eos_token='<|end|>',
+    )
     assert one({'messages': chat('a', 'c')}, merged) == 'user:a<|end|>assistant:[[c<|end|>]]'
     assert why({'messages': chat('a', 'b')}, merged) == 'the chat template rewrites the content'
 
 
 def test_special_tokens_in_text():
-    for row in ({'messages': chat('a<|end|>', 'b')}, {'messages': chat('a', 'b<|user|>c')}, {'text': '<|pad|>'},
-                {'messages': [*chat('a'), {'role': 'assistant', 'content': 'b', 'reasoning_content': '<|end|>'}]}):
+    for row in (
+        {'messages': chat('a<|end|>', 'b')},
+        {'messages': chat('a', 'b<|user|>c')},
+        {'text': '<|pad|>'},
+        {'messages': [*chat('a'), {'role': 'assistant', 'content': 'b', 'reasoning_content': '<|end|>'}]},
+    ):
         assert why(row) == 'special token in text'
     assert why({'messages': chat('a', json.loads('"\\ud83d"'))}) == 'not valid unicode'
     assert one({'messages': chat('a', '<|end <|im_end|>')}).endswith('[[<|end <|im_end|><|end|>]]')
 
 
 def test_one_bos():
-    with_bos = tokenizer_of("{{ '<s>' }}" + CHATML, ['<s>', '<|im_start|>', '<|im_end|>', '</s>'], bos_token='<s>', eos_token='</s>')
+    with_bos = tokenizer_of(
+        "{{ '<s>' }}" + CHATML,
+        ['<s>', '<|im_start|>', '<|im_end|>', '</s>'],
+        bos_token='<s>',
+        eos_token='</s>',
+    )
     from tokenizers.processors import TemplateProcessing
-    with_bos.backend_tokenizer.post_processor = TemplateProcessing(single='<s> $A', special_tokens=[('<s>', 256)])
+
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single='<s> $A', special_tokens=[('<s>', 256)]
+    )
     assert with_bos('a')['input_ids'][0] == 256
-    assert one({'messages': chat('a', 'b')}, with_bos) == \
-        '<s><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[[b<|im_end|>]]\n'
+    assert (
+        one({'messages': chat('a', 'b')}, with_bos)
+        == '<s><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[[b<|im_end|>]]\n'
+    )
     assert one({'text': 'ab'}, with_bos) == '<s>[[ab</s>]]'
     (prompt,), _ = rl_prompts([{'prompt': 'a', 'answer': '1', '_where': ''}], with_bos, 99, 'math')
     assert prompt['ids'].count(256) == 1
@@ -317,45 +463,76 @@ def test_truncation_invents_no_end():
     assert one(row, max_length=11, overlong='cut') == '<|user|>ab<|end|><|assistant|>[[cdefgh]]'
     assert why(row, max_length=5, overlong='cut') == 'nothing left to train on'
     assert one({'text': 'abcdef'}, max_length=4, overlong='cut') == 'a[[bcd]]'
-    with pytest.raises(UserError, match='overlong'):
-        one(row, overlong='Cut')
 
 
 Q, A = {'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}
 
 
-@pytest.mark.parametrize('row', [
-    {'messages': [Q, A], 'id': 1, 'source': 's', 'tools': None}, {'messages': [{**Q, 'name': None}, {**A, 'tool_calls': None}]},
-    {'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 'Q'}]}, {**A, 'content': [
-        {'type': 'text', 'text': 'A'}, {'type': 'text', 'text': ''}]}]},
-    {'prompt': 'Q', 'completion': 'A'}, {'prompt': [Q], 'completion': [A]},
-    {'conversations': [{'from': 'human', 'value': 'Q'}, {'from': 'gpt', 'value': 'A'}]}, {'conversations': [Q, A]},
-    {'instruction': 'Q', 'input': '', 'output': 'A', 'text': 'Below is'}, {'instruction': 'Q', 'output': 'A'},
-    {'instruction': 'Q', 'input': '', 'response': 'A'}, {'prompt': 'Q', 'response': 'A'},
-    {'INSTRUCTION': 'Q', 'RESPONSE': 'A'}, {'prompt': 'Q', 'generation': 'A'}, {'question': 'Q', 'answer': 'A'},
-    {'query': 'Q', 'response': 'A'}, {'problem': 'Q', 'solution': 'A', 'answer': '1', 'level': 'Level 2'},
-    {'prompt': 'Q', 'answer': '1', 'demonstration': 'A', 'difficulty': 3, 'dataset': 'sums'},
-    {'prompt': [Q], 'target': [A], 'data_source': '', 'reward_model': {'ground_truth': '1'}}])
+@pytest.mark.parametrize(
+    'row',
+    [
+        {'messages': [Q, A], 'id': 1, 'source': 's', 'tools': None},
+        {'messages': [{**Q, 'name': None}, {**A, 'tool_calls': None}]},
+        {
+            'messages': [
+                {'role': 'user', 'content': [{'type': 'text', 'text': 'Q'}]},
+                {**A, 'content': [{'type': 'text', 'text': 'A'}, {'type': 'text', 'text': ''}]},
+            ]
+        },
+        {'prompt': 'Q', 'completion': 'A'},
+        {'prompt': [Q], 'completion': [A]},
+        {'conversations': [{'from': 'human', 'value': 'Q'}, {'from': 'gpt', 'value': 'A'}]},
+        {'conversations': [Q, A], 'messages': None},
+        {'instruction': 'Q', 'input': '', 'output': 'A', 'text': 'Below is'},
+        {'instruction': 'Q', 'output': 'A'},
+        {'instruction': 'Q', 'input': '', 'response': 'A'},
+        {'prompt': 'Q', 'response': 'A'},
+        {'INSTRUCTION': 'Q', 'RESPONSE': 'A'},
+        {'prompt': 'Q', 'generation': 'A'},
+        {'question': 'Q', 'answer': 'A'},
+        {'query': 'Q', 'response': 'A'},
+        {'problem': 'Q', 'solution': 'A', 'answer': '1', 'level': 'Level 2'},
+        {'prompt': 'Q', 'answer': '1', 'demonstration': 'A', 'difficulty': 3, 'dataset': 'sums'},
+        {'prompt': [Q], 'target': [A], 'data_source': '', 'reward_model': {'ground_truth': '1'}},
+    ],
+)
 def test_every_shape(row):
     assert one(row) == '<|user|>Q<|end|><|assistant|>[[A<|end|>]]'
 
 
 def test_shapes_with_more():
     assert one({'instruction': 'Q', 'input': 'I', 'output': 'A'}).startswith('<|user|>Q\n\nI<|end|>')
-    for row in ({'system_prompt': 'S', 'question': 'Q', 'response': 'A'}, {'system': 'S', 'conversations': [Q, A]},
-                {'prompt': [{'role': 'system', 'content': 'S'}, Q], 'target': [A], 'system': 'other'}):
+    for row in (
+        {'system_prompt': 'S', 'question': 'Q', 'response': 'A'},
+        {'system': 'S', 'conversations': [Q, A]},
+        {'prompt': [{'role': 'system', 'content': 'S'}, Q], 'target': [A], 'system': 'other'},
+    ):
         assert one(row) == '<|system|>S<|end|><|user|>Q<|end|><|assistant|>[[A<|end|>]]'
     # of prompt and completion only the completion is trained, also where the prompt holds replies
     assert one({'prompt': [Q, A, Q], 'completion': [A]}).count('[[') == 1
     assert one({'text': 'Aé'}) == 'A[[é<|end|>]]'
 
 
-@pytest.mark.parametrize('row', [
-    {'messages': []}, {'messages': [Q]}, {'messages': [Q, {**A, 'content': ' '}]}, {'messages': [A]},
-    {'messages': [Q, {'role': 'narrator', 'content': 'A'}]}, {'messages': [Q, {'role': 'assistant', 'content': None}]},
-    {'messages': [Q, {'role': 'assistant'}]}, {'messages': 3}, {'messages': ['Q', 'A']}, {'prompt': 'Q', 'completion': None},
-    {'messages': [Q, {'role': 'assistant', 'content': [{'type': 'image', 'url': 'u'}]}]}, {'prompt': [Q], 'target': None},
-    {'messages': [Q, A], 'tools': [{'name': 'f'}]}, {'messages': [{'content': 'Q'}, A]}, {'question': 'Q', 'answer': 4}])
+@pytest.mark.parametrize(
+    'row',
+    [
+        {'messages': []},
+        {'messages': [Q]},
+        {'messages': [Q, {**A, 'content': ' '}]},
+        {'messages': [A]},
+        {'messages': [Q, {'role': 'narrator', 'content': 'A'}]},
+        {'messages': [Q, {'role': 'assistant', 'content': None}]},
+        {'messages': [Q, {'role': 'assistant'}]},
+        {'messages': 3},
+        {'messages': ['Q', 'A']},
+        {'prompt': 'Q', 'completion': None},
+        {'messages': [Q, {'role': 'assistant', 'content': [{'type': 'image', 'url': 'u'}]}]},
+        {'prompt': [Q], 'target': None},
+        {'messages': [Q, A], 'tools': [{'name': 'f'}]},
+        {'messages': [{'content': 'Q'}, A]},
+        {'question': 'Q', 'answer': 4},
+    ],
+)
 def test_rows_that_are_dropped(row):
     assert why(row)
 
@@ -366,7 +543,9 @@ def test_errors_of_rows():
     with pytest.raises(UserError, match='--chat_template'):
         one({'messages': [Q, A]}, chatml(template=None))
     assert one({'text': 'ab'}, chatml(template=None)) == 'a[[b<|endoftext|>]]'
-    rows = [{'messages': [Q], '_where': f'f:{i}'} for i in (1, 2)] + [{'messages': chat('a', 'b<|end|>'), '_where': 'f:3'}]
+    rows = [{'messages': [Q], '_where': f'f:{i}'} for i in (1, 2)] + [
+        {'messages': chat('a', 'b<|end|>'), '_where': 'f:3'}
+    ]
     with pytest.raises(UserError, match=r'all 3 rows.*2 of them \(first f:1\).*no assistant turn'):
         sft_examples(rows, TINY, 100)
     with pytest.raises(UserError):
@@ -374,10 +553,20 @@ def test_errors_of_rows():
 
 
 def test_report():
-    rows = [{'text': 'x' * n, '_where': f'f:{n}'} for n in range(1, 101)] + [{'messages': [Q], '_where': f'g:{i}'} for i in (1, 2)]
+    rows = [{'text': 'x' * n, '_where': f'f:{n}'} for n in range(1, 101)] + [
+        {'messages': [Q], '_where': f'g:{i}'} for i in (1, 2)
+    ]
     examples, report = sft_examples(rows, TINY, 1000)
     assert {k: report[k] for k in ('rows', 'kept', 'tokens', 'supervised', 'p50', 'p90', 'p99', 'max')} == {
-        'rows': 102, 'kept': 100, 'tokens': 5150, 'supervised': 5050, 'p50': 51, 'p90': 91, 'p99': 100, 'max': 101}
+        'rows': 102,
+        'kept': 100,
+        'tokens': 5150,
+        'supervised': 5050,
+        'p50': 51,
+        'p90': 91,
+        'p99': 100,
+        'max': 101,
+    }
     assert list(report['dropped'].values()) == [[2, 'g:1']] and 'first g:1' in format_report(report)
     assert [len(e['ids']) for e in examples] == list(range(2, 102))
 
@@ -404,23 +593,47 @@ def prompt_of(row, kind='', **knobs):
 BOXED = r'so \boxed{\frac{1}{2}} is $x$'
 
 
-@pytest.mark.parametrize('row, kind, expected', [
-    ({'messages': [Q], 'ground_truth': '7', 'dataset': 'gsm8k'}, '', ('7', 'gsm8k', None, None)),
-    ({'messages': [Q, A], 'ground_truth': ['7'], 'dataset': ['MATH']}, '', ('7', 'math', None, None)),
-    ({'prompt': 'Q', 'answer': 7}, 'math', ('7', 'math', None, None)),
-    ({'prompt': [Q], 'solution': BOXED}, 'math', (r'\frac{1}{2}', 'math', None, None)),
-    ({'prompt': 'Q', 'solution': '7'}, 'math', ('7', 'math', None, None)),
-    ({'prompt': 'Q', 'ground_truth': '7', 'dataset': 'gsm8k'}, 'math', ('7', 'math', None, None)),
-    ({'data_source': 'openai/gsm8k', 'prompt': [Q], 'reward_model': {'style': 'rule', 'ground_truth': '7'},
-      'extra_info': {'split': 'train'}}, '', ('7', 'gsm8k', None, None)),
-    ({'data_source': '', 'prompt': [Q], 'target': [A], 'reward_model': {'ground_truth': '7'}}, 'math', ('7', 'math', 'A', None)),
-    ({'question': 'Q', 'answer': 'A\n#### 1,234'}, '', ('1234', 'gsm8k', 'A\n#### 1,234', None)),
-    ({'problem': 'Q', 'solution': BOXED, 'level': 'Level 2'}, '', (r'\frac{1}{2}', 'math', BOXED, 'Level 2')),
-    ({'problem': 'Q', 'solution': r'$\boxed 2$'}, '', ('2', 'math', r'$\boxed 2$', None)),
-    ({'problem': 'Q', 'solution': BOXED, 'answer': '0.5', 'level': 2}, '', ('0.5', 'math', BOXED, 2)),
-    ({'problem': 'Q', 'answer': 33}, '', ('33', 'math', None, None)),
-    ({'prompt': 'Q', 'answer': '5', 'demonstration': '2 5 #### 5', 'difficulty': 2, 'dataset': 'sums'}, '',
-     ('5', 'sums', '2 5 #### 5', 2))])
+@pytest.mark.parametrize(
+    'row, kind, expected',
+    [
+        ({'messages': [Q], 'ground_truth': '7', 'dataset': 'gsm8k'}, '', ('7', 'gsm8k', None, None)),
+        ({'messages': [Q, A], 'ground_truth': ['7'], 'dataset': ['MATH']}, '', ('7', 'math', None, None)),
+        ({'prompt': 'Q', 'answer': 7}, 'math', ('7', 'math', None, None)),
+        ({'prompt': [Q], 'solution': BOXED}, 'math', (r'\frac{1}{2}', 'math', None, None)),
+        ({'prompt': 'Q', 'solution': 0}, 'math', ('0', 'math', None, None)),
+        ({'prompt': 'Q', 'solution': '7'}, 'math', ('7', 'math', None, None)),
+        ({'prompt': 'Q', 'ground_truth': '7', 'dataset': 'gsm8k'}, 'math', ('7', 'math', None, None)),
+        (
+            {
+                'data_source': 'openai/gsm8k',
+                'prompt': [Q],
+                'reward_model': {'style': 'rule', 'ground_truth': '7'},
+                'extra_info': {'split': 'train'},
+            },
+            '',
+            ('7', 'gsm8k', None, None),
+        ),
+        (
+            {'data_source': '', 'prompt': [Q], 'target': [A], 'reward_model': {'ground_truth': '7'}},
+            'math',
+            ('7', 'math', 'A', None),
+        ),
+        ({'question': 'Q', 'answer': 'A\n#### 1,234'}, '', ('1234', 'gsm8k', 'A\n#### 1,234', None)),
+        (
+            {'problem': 'Q', 'solution': BOXED, 'level': 'Level 2'},
+            '',
+            (r'\frac{1}{2}', 'math', BOXED, 'Level 2'),
+        ),
+        ({'problem': 'Q', 'solution': r'$\boxed 2$'}, '', ('2', 'math', r'$\boxed 2$', None)),
+        ({'problem': 'Q', 'solution': BOXED, 'answer': '0.5', 'level': 2}, '', ('0.5', 'math', BOXED, 2)),
+        ({'problem': 'Q', 'answer': 33}, '', ('33', 'math', None, None)),
+        (
+            {'prompt': 'Q', 'answer': '5', 'demonstration': '2 5 #### 5', 'difficulty': 2, 'dataset': 'sums'},
+            '',
+            ('5', 'sums', '2 5 #### 5', 2),
+        ),
+    ],
+)
 def test_every_prompt_shape(row, kind, expected):
     prompt = prompt_of(row, kind)
     assert (prompt['truth'], prompt['kind'], prompt['demonstration'], prompt['difficulty']) == expected
@@ -428,16 +641,32 @@ def test_every_prompt_shape(row, kind, expected):
 
 
 def test_instruction_and_system():
-    prompt = prompt_of({'messages': [{'role': 'system', 'content': 'S'}, Q, A, Q], 'ground_truth': '1'}, 'math', instruction='Box it.')
-    assert TINY.decode(prompt['ids']) == ('<|system|>S<|end|><|user|>Q<|end|><|assistant|>A<|end|><|user|>Q\n\nBox it.<|end|>'
-                                          '<|assistant|>') and prompt['text'] == 'Q\n\nBox it.'
+    prompt = prompt_of(
+        {'messages': [{'role': 'system', 'content': 'S'}, Q, A, Q], 'ground_truth': '1'},
+        'math',
+        instruction='Box it.',
+    )
+    assert (
+        TINY.decode(prompt['ids'])
+        == ('<|system|>S<|end|><|user|>Q<|end|><|assistant|>A<|end|><|user|>Q\n\nBox it.<|end|><|assistant|>')
+        and prompt['text'] == 'Q\n\nBox it.'
+    )
 
 
-@pytest.mark.parametrize('row, kind, match', [
-    ({'prompt': 'Q', 'answer': '7'}, '', 'x:1.*--verifier'), ({'prompt': 'Q', 'answer': '7', 'dataset': 'odd'}, '', "odd.*--verifier"),
-    ({'prompt': 'Q', 'answer': 'seven'}, 'gsm8k', "x:1.*'seven'"), ({'prompt': 'Q'}, 'math', 'x:1.*None.*keys: prompt'),
-    ({'problem': 'Q', 'solution': 'no box'}, '', 'x:1'), ({'prompt': 'Q', 'ground_truth': ['1', '2']}, 'math', 'x:1'),
-    ({'prompt': 'Q', 'answer': '7'}, 'odd', 'x:1.*odd'), ({'answer': '7'}, 'math', 'x:1'), ({'messages': [A], 'answer': '7'}, 'math', 'user turn')])
+@pytest.mark.parametrize(
+    'row, kind, match',
+    [
+        ({'prompt': 'Q', 'answer': '7'}, '', 'x:1.*--verifier'),
+        ({'prompt': 'Q', 'answer': '7', 'dataset': 'odd'}, '', 'odd.*--verifier'),
+        ({'prompt': 'Q', 'answer': 'seven'}, 'gsm8k', "x:1.*'seven'"),
+        ({'prompt': 'Q'}, 'math', 'x:1.*None.*keys: prompt'),
+        ({'problem': 'Q', 'solution': 'no box'}, '', 'x:1'),
+        ({'prompt': 'Q', 'ground_truth': ['1', '2']}, 'math', 'x:1'),
+        ({'prompt': 'Q', 'answer': '7'}, 'odd', 'x:1.*odd'),
+        ({'answer': '7'}, 'math', 'x:1'),
+        ({'messages': [A], 'answer': '7'}, 'math', 'user turn'),
+    ],
+)
 def test_prompt_errors(row, kind, match):
     with pytest.raises(UserError, match=match):
         prompt_of(row, kind)
@@ -448,7 +677,10 @@ def test_prompts_dropped_and_counted():
     rows += [{'prompt': '<|end|>', 'answer': '1', 'dataset': 'math', '_where': 'f:0'}]
     prompts, report = rl_prompts(rows, TINY, 8)
     assert [p['where'] for p in prompts] == ['f:5'] and report['tokens'] == 8
-    assert report['dropped'] == {'longer than max_prompt_tokens=8': [2, 'f:8'], 'special token in text': [1, 'f:0']}
+    assert report['dropped'] == {
+        'longer than max_prompt_tokens=8': [2, 'f:8'],
+        'special token in text': [1, 'f:0'],
+    }
     with pytest.raises(UserError, match='max_prompt_tokens'):
         rl_prompts(rows, TINY, 7)
     with pytest.raises(UserError, match='--chat_template'):
@@ -458,7 +690,9 @@ def test_prompts_dropped_and_counted():
 def test_gsm8k_prompts():
     raw = [json.loads(line) for line in open(GSM8K_TEST, encoding='utf-8')]
     prompts, report = rl_prompts(read_rows(GSM8K_TEST)[0], TINY, 10000)
-    assert report['kept'] == len(raw) == 20 and report['tokens'] == sum(len(r['question'].encode()) + 3 for r in raw)
+    assert report['kept'] == len(raw) == 20 and report['tokens'] == sum(
+        len(r['question'].encode()) + 3 for r in raw
+    )
     assert [p['truth'] for p in prompts] == [r['answer'].split('#### ')[1].replace(',', '') for r in raw]
     assert [p['demonstration'] for p in prompts] == [r['answer'] for r in raw]
     assert all('#' not in TINY.decode(p['ids']) for p in prompts)  # the answer is not in the prompt
@@ -469,7 +703,11 @@ def test_batches_keep_order():
     prompts, _ = rl_prompts(rows, TINY, 100)
     examples, _ = sft_examples(rows, TINY, 200)
     assert [p['text'] for p in prompts] == [r['prompt'] for r in rows]
-    assert [e['where'] for e in examples] == [r['_where'] for r in rows] == [f'sums:train:{i}' for i in range(1, 2501)]
+    assert (
+        [e['where'] for e in examples]
+        == [r['_where'] for r in rows]
+        == [f'sums:train:{i}' for i in range(1, 2501)]
+    )
 
 
 # --- packing, order ----------------------------------------------------------------------------------------------
@@ -478,12 +716,17 @@ def test_pack():
     for _ in range(50):
         lengths, budget = [rng.randrange(1, 120) for _ in range(rng.randrange(200))], 100
         bins = pack(lengths, budget)
-        assert sorted(i for b in bins for i in b) == list(range(len(lengths))) and pack(lengths, budget) == bins
+        assert (
+            sorted(i for b in bins for i in b) == list(range(len(lengths))) and pack(lengths, budget) == bins
+        )
         assert all(b and (len(b) == 1 or sum(lengths[i] for i in b) <= budget) for b in bins)
         least = sum(n > 100 for n in lengths) + sum(n for n in lengths if n <= 100) / budget
         assert len(bins) <= least * 11 / 9 + 2  # best-fit decreasing's bound
     assert pack([], 10) == [] and pack([4, 6, 5, 5, 9, 30], 10) == [[5], [4], [1, 0], [2, 3]]
-    assert pack([6, 3, 2], 10) == [[0, 1], [2]] and pack([7, 6, 3], 10) == [[0, 2], [1]]  # into the fullest that fits
+    assert pack([6, 3, 2], 10) == [[0, 1], [2]] and pack([7, 6, 3], 10) == [
+        [0, 2],
+        [1],
+    ]  # into the fullest that fits
 
 
 def test_split_by_work():
@@ -496,14 +739,21 @@ def test_split_by_work():
 
 
 def test_collate():
-    micro = collate([([10, 11, 12], [False, True, True]), (np.array([20, 21], np.int32), np.array([True, True])),
-                     ([30, 31, 32, 33], [False, False, False, True])])
+    micro = collate(
+        [
+            ([10, 11, 12], [False, True, True]),
+            (np.array([20, 21], np.int32), np.array([True, True])),
+            ([30, 31, 32, 33], [False, False, False, True]),
+        ]
+    )
     assert micro['ids'].tolist() == [10, 11, 12, 20, 21, 30, 31, 32, 33] and micro['lengths'] == [3, 2, 4]
     assert micro['index'].tolist() == [1, 2, 4, 8]  # 3 is a document's first: nothing predicts it
     assert micro['doc'].tolist() == [0, 0, 1, 2]
     assert all(micro[k].dtype == torch.int64 for k in ('ids', 'index', 'doc'))
     empty = collate([])
-    assert empty['lengths'] == [2] and len(empty['ids']) == 2 and len(empty['index']) == len(empty['doc']) == 0
+    assert (
+        empty['lengths'] == [2] and len(empty['ids']) == 2 and len(empty['index']) == len(empty['doc']) == 0
+    )
 
 
 def test_collate_leaves_its_input():
@@ -528,7 +778,7 @@ def test_order():
     for position in (0, 1, 24, 25, 60):  # any place, any piece size
         again = Order(sources, 3)
         again.position = position
-        assert [i for n in (1, 3, 30) for i in again.take(n)] == stream[position:position + 34]
+        assert [i for n in (1, 3, 30) for i in again.take(n)] == stream[position : position + 34]
     assert Order(sources, 4).take(25) != epochs[0] and all(type(i) is int for i in stream)
     assert Order([(1, [7])], -1).take(3) == [7, 7, 7]
     assert Order([(1, list(range(6)))], 0).take(6) == FIRST

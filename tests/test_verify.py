@@ -71,8 +71,9 @@ EQUAL = [  # answer, truth, verdict
     ('1' * 1500, '1' * 1500, 1), ('1' * 1500 + '.0', '1' * 1500, 0), ('1' * 3000, '1' * 3000, 1),
     ('a' * 3000, 'a', 0),
 ]
-CASES = [(kind, *case) for kind, table in (('sums', SUMS), ('gsm8k', GSM8K), ('math', MATH)) for case in table]
-CASES += [('math', f'It follows that \\boxed{{{answer}}}.', truth, verdict) for answer, truth, verdict in EQUAL]
+CASES = [(kind, *case) for kind, table in [('sums', SUMS), ('gsm8k', GSM8K), ('math', MATH)]
+         for case in table]
+CASES += [('math', f'So \\boxed{{{answer}}}.', truth, verdict) for answer, truth, verdict in EQUAL]
 
 
 @pytest.mark.parametrize('kind, completion, truth, verdict', CASES, ids=lambda value: ascii(value)[:40])
@@ -145,7 +146,8 @@ def test_names_of_data_sets():
 
 def test_unreadable_truths_are_named():
     for kind, truth in [('sums', '1.5'), ('sums', ''), ('gsm8k', 'eighteen'), ('gsm8k', '17 or 18'),
-                        ('gsm8k', ''), ('gsm8k', '1/0'), ('math', ''), ('math', '\\frac{1}{2'), ('math', 'a}{b'), ('math', None)]:
+                        ('gsm8k', ''), ('gsm8k', '1/0'), ('math', ''), ('math', '\\frac{1}{2'),
+                        ('math', 'a}{b'), ('math', None)]:
         with pytest.raises(ValueError, match='cannot read the truth') as error:
             check_truth(kind, truth)
         assert repr(truth) in str(error.value)
@@ -162,4 +164,5 @@ def test_votes_are_normalised():
 
 
 def test_boxed_finds_the_last_balanced_one():
-    assert boxed('\\boxed{a{b}c} \\boxed{d') == 'a{b}c' and boxed('\\boxed{\\{a}') == '\\{a' and boxed('{a}') is None
+    assert boxed('\\boxed{a{b}c} \\boxed{d') == 'a{b}c' and boxed('\\boxed{\\{a}') == '\\{a'
+    assert boxed('{a}') is None
