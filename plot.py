@@ -2,8 +2,8 @@
 
     python plot.py BEFORE.jsonl AFTER.jsonl LOG.jsonl PICTURE.png
 
-BEFORE and AFTER are sample.py's completions, LOG a run's log.jsonl. The table needs nothing; the picture needs
-matplotlib, and without it this says so.
+BEFORE and AFTER are sample.py's completions, LOG a run's log.jsonl. The table needs nothing; the picture
+needs matplotlib, and without it this says so.
 """
 import json
 import sys
@@ -36,7 +36,8 @@ import matplotlib.pyplot as plt  # noqa: E402  after the backend is chosen
 
 records = read(log)
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
-left.plot([r['step'] for r in records], [r['reward/mean'] for r in records], color='0.7', label='reward of rollouts')
+steps = [r['step'] for r in records]
+left.plot(steps, [r['reward/mean'] for r in records], color='0.7', label='reward of rollouts')
 shown = [(r['step'], r['eval/pass@1']) for r in records if 'eval/pass@1' in r]
 left.plot(*zip(*shown), marker='o', label='held-out pass@1, greedy')
 left.set(xlabel='step', ylabel='share solved', ylim=(0, 1), title='Learning curve')
