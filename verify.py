@@ -115,7 +115,7 @@ def number(text):
 
 def prose_number(text, only=True):
     """The only number in a sentence ('she earns $18 a day'), or else the last; None if it is unclear."""
-    text = text.replace('\u2212', '-').replace('\\$', '').replace('$', '').replace('**', ' ')
+    text = text.replace('\u2212', '-').replace('\\$', '').replace('$', '')
     words = [word for word in re.split(r'[\s(){}\[\]:"]+' if only else r'[\s(){}\[\]:"=<>]+', text) if word]
     places = [i for i, word in enumerate(words) if re.search('[0-9]', word)]
     if not places or only and len(places) > 1:
@@ -169,7 +169,7 @@ def split(text):
 def equal(a, b):
     """Whether two normal answers are the same. Raises Undecided."""
     if a == b:
-        return a != ''
+        return True
     if max(len(a), len(b)) > MAX_ANSWER:
         raise Undecided
     (name, x, unit), (other_name, y, other_unit) = quantity(a), quantity(b)

@@ -34,5 +34,5 @@ def read_log(out_dir):
 def start_model(tmp_path_factory):
     """A start model for GRPO that already solves something, made by sft.py."""
     out = str(tmp_path_factory.mktemp('start') / 'model')
-    launch('sft.py', f'--out_dir={out}', '--max_steps=120', '--eval_data=', '--eval_prompts=')
+    launch('sft.py', f'--out_dir={out}', '--max_steps=250', '--eval_data=', '--eval_prompts=')
     return out

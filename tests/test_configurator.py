@@ -84,20 +84,24 @@ def test_flags_win_over_files_and_later_files_over_earlier(knobs, folder):
 
 def test_a_file_computes_from_script_and_knobs(knobs, folder):
     (folder / 'a.py').write_text("import os.path\n_half = max_steps // 2\nmax_steps = _half\n"
-                                 "if script == 'sft':\n    learning_rate /= sum([2 for _ in range(max_steps)])\n"
+                                 "if script == 'sft':\n    learning_rate /= sum(2 for _ in [0] * max_steps)\n"
                                  "def _f():\n    return run_name + 'x'\nrun_name = _f()")
     (folder / 'b.py').write_text('seed = max_steps')
     config = knobs('a.py', 'b.py')
-    assert config == {'learning_rate': 1e-3 / 500, 'max_steps': 250, 'resume': False, 'run_name': 'x', 'seed': 250}
+    assert config == {'learning_rate': 1e-3 / 500, 'max_steps': 250, 'resume': False, 'run_name': 'x',
+                      'seed': 250}
 
 
 @pytest.mark.parametrize('flag, value', [
-    ('--max_steps=1e3', 1000), ('--max_steps=-7', -7), ('--max_steps=1_000', 1000), ('--learning_rate=1', 1.0),
-    ('--learning_rate=1e-6', 1e-6), ('--learning_rate=inf', math.inf), ('--resume=True', True),
+    ('--max_steps=1e3', 1000), ('--max_steps=-7', -7), ('--max_steps=1_000', 1000),
+    ('--learning_rate=1', 1.0), ('--learning_rate=1e-6', 1e-6), ('--learning_rate=inf', math.inf),
+    ('--resume=True', True),
     ('--resume=False', False), ('--run_name=123', '123'), ('--run_name=True', 'True'), ('--run_name=', ''),
     ('--run_name=a=b=c', 'a=b=c'), ('--run_name="q"', '"q"'), ('--seed=None', None), ('--seed=5', 5),
     ('--seed=0.5', 0.5), ('--seed=True', True), ('--seed=a b', 'a b'), ('--seed="5"', '"5"'),
-    ('--seed=(1,2)', '(1,2)'), ('--seed=' + '(' * 1000, '(' * 1000)])
+    ('--seed=(1,2)', '(1,2)'),
+    ('--seed=' + '(' * 1000, '(' * 1000), ('--seed=' + '-' * 100000, '-' * 100000),
+    ('--seed=' + '-' * 100000 + '1', '-' * 100000 + '1')], ids=lambda value: str(value)[:40])
 def test_flags_are_read_as_the_knob_wants(knobs, flag, value):
     got = knobs(flag)[flag[2:].partition('=')[0]]
     assert got == value and type(got) is type(value)
@@ -138,8 +142,9 @@ def test_wrong_flags_are_named(knobs, flag, parts):
 
 @pytest.mark.parametrize('text, parts', [
     ('max_stps = 5', ["a.py: no knob 'max_stps'", "'max_steps'"]), ("script = 'grpo'", ["no knob 'script'"]),
-    ('max_steps = "5"', ["a.py: max_steps takes an int, not '5'"]), ('max_steps = True', ['an int, not True']),
-    ('max_steps = 1.5', ['an int, not 1.5']), ('run_name = 123', ['run_name takes a str, not 123']),
+    ('max_steps = "5"', ["a.py: max_steps takes an int, not '5'"]),
+    ('max_steps = True', ['an int, not True']), ('max_steps = 1.5', ['an int, not 1.5']),
+    ('run_name = 123', ['run_name takes a str, not 123']),
     ('resume = 0', ['True or False, not 0']), ('learning_rate = None', ['a float, not None']),
     ('learning_rate = True', ['a float, not True']), ('learning_rate = 10 ** 400', ['a float']),
     ('seed = [1]', ['seed takes', '[1]']), ('from math import pi', ["no knob 'pi'"]),
@@ -175,7 +180,8 @@ def test_files_are_found_here_and_beside_the_script(knobs, folder, monkeypatch):
 def test_rank_0_prints_one_line_for_each_override(knobs, folder, monkeypatch, capsys):
     (folder / 'a.py').write_text('learning_rate = 1e-4\nmax_steps = 500')
     knobs('--seed=1', 'a.py')
-    assert capsys.readouterr().out == 'a.py: learning_rate = 0.0001\na.py: max_steps = 500\n--seed=1: seed = 1\n'
+    assert capsys.readouterr().out == ('a.py: learning_rate = 0.0001\na.py: max_steps = 500\n'
+                                       '--seed=1: seed = 1\n')
     monkeypatch.setattr(configurator, 'RANK', 1)
     knobs('--seed=1', 'a.py')
     assert capsys.readouterr().out == ''

@@ -168,8 +168,8 @@ def test_stop_ids():
     assert stop_ids(TINY) == [TINY.convert_tokens_to_ids('<|end|>')]
     assert stop_ids(chatml()) == [256, 258]  # EOS, and what ends a turn
     assert stop_ids(chatml(template=None)) == [256]
-    for template in (CHATML.replace('<|im_end|>', ''), CHATML.replace('m.content', '(m.content | upper)')):
-        assert stop_ids(chatml(template)) == [256]
+    for old, new in (('<|im_end|>', ''), ('<|im_end|>', '###'), ('m.content', '(m.content | upper)')):
+        assert stop_ids(chatml(CHATML.replace(old, new))) == [256]
     with pytest.raises(UserError, match='chat template'):
         stop_ids(chatml("{{ raise_exception('no') }}"))
     with pytest.raises(UserError, match='EOS'):
@@ -285,6 +285,7 @@ def test_sum_rows():
             'dataset': 'sums',
             'demonstration': f'{" ".join(totals)} #### {sum(digits)}',
         }
+    assert [row['prompt'] for row in test[:3]] == TEST  # pinned: the same on every machine
     prompts = {row['prompt'] for row in test}
     assert len(prompts) == 450  # none twice
     assert not prompts & {row['prompt'] for row in train}
@@ -395,6 +396,11 @@ def test_templates_that_cannot_be_trusted():
     )
     more = CHATML.replace("'<|im_end|>\n'", "('' if m.content == 'reply' else ' ...') + '<|im_end|>\n'")
     assert why({'messages': chat('a', 'b')}, chatml(more)) == 'the chat template rewrites the content'
+    silent = CHATML.replace('m.content', "(m.content if m.content != 'assistant' else '')")
+    other = CHATML.replace("{{ '<|im_start|>assistant", "{{ '<|im_start|>ASSISTANT")  # no reply follows this
+    for template, reply in ((silent, 'assistant'), (other, 'b')):
+        reason = why({'messages': chat('a', reply)}, chatml(template))
+        assert reason == 'the chat template rewrites the content'
     refuses = CHATML.replace(
         '{% for m', "{% if messages | length > 2 %}{{ raise_exception('too\nlong') }}{% endif %}{% for m"
     )
@@ -524,6 +530,7 @@ def test_shapes_with_more():
         {'messages': [Q, {'role': 'assistant', 'content': None}]},
         {'messages': [Q, {'role': 'assistant'}]},
         {'messages': 3},
+        {'messages': [Q, {**A, 'tool_calls': [{'name': 'f'}]}]},
         {'messages': ['Q', 'A']},
         {'prompt': 'Q', 'completion': None},
         {'messages': [Q, {'role': 'assistant', 'content': [{'type': 'image', 'url': 'u'}]}]},
@@ -781,7 +788,8 @@ def test_order():
         assert [i for n in (1, 3, 30) for i in again.take(n)] == stream[position : position + 34]
     assert Order(sources, 4).take(25) != epochs[0] and all(type(i) is int for i in stream)
     assert Order([(1, [7])], -1).take(3) == [7, 7, 7]
-    assert Order([(1, list(range(6)))], 0).take(6) == FIRST
+    assert Order([(1, list(range(6)))], 5).take(6) == FIRST
 
 
-FIRST = [1, 5, 3, 0, 4, 2]  # pinned: a resumed run of another day or machine must go on in the same order
+FIRST = [2, 0, 3, 1, 4, 5]  # pinned: a resumed run of another day or machine must go on in the same order
+TEST = ['0+5', '2+4+6', '0+3+3+9']

@@ -48,7 +48,7 @@ def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta=0
     ns, block = script_until_loop(
         monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
         f'--loss_denominator={denominator}', f'--beta={beta}', '--temperature=0.8', '--max_new_tokens=24')
-    groups = ns['rollout'](ns['prompts'][:6], 0)
+    groups = ns['rollout'](ns['prompts'][:24], 0)
     assert any(g['spread'] for g in groups)
     ns['micro_batches'] = ns['micro_batches_of'](groups)
     old = {}
