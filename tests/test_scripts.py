@@ -148,12 +148,12 @@ def test_counts_on_real_gsm8k_rows(run, tmp_path):
     sizes = [len(r['question'].encode()) + len(r['answer'].encode()) + 4 for r in rows]
     supervised = sum(len(r['answer'].encode()) + 1 for r in rows)
     done = run('sft.py', *SFT, f'--data={path}', '--max_length=4096', f'--out_dir={tmp_path / "a"}', '--max_steps=1')
-    counts = re.search(r'gsm8k_sample.jsonl: (\d+) of (\d+) rows, ([\d,]+) tokens, ([\d,]+) of them trained', done.stdout)
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+)/(\d+) rows, ([\d,]+) tokens \(([\d,]+) trained\)', done.stdout)
     assert [int(x.replace(',', '')) for x in counts.groups()] == [len(rows), len(rows), sum(sizes), supervised]
     prompts = sum(len(r['question'].encode()) + 3 for r in rows)
     done = run('grpo.py', *GRPO, f'--data={path}', '--model=tiny', '--max_steps=1', '--max_prompt_tokens=2000',
                f'--out_dir={tmp_path / "b"}')
-    counts = re.search(r'gsm8k_sample.jsonl: (\d+) of (\d+) rows, ([\d,]+) tokens', done.stdout)
+    counts = re.search(r'gsm8k_sample.jsonl: (\d+)/(\d+) rows, ([\d,]+) tokens', done.stdout)
     assert [int(x.replace(',', '')) for x in counts.groups()] == [len(rows), len(rows), prompts]
 
 
