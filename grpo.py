@@ -32,8 +32,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import UserError, configure
-from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts, stop_ids
-from model import Policy, generate, load_model, memory_plan, save_model
+from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
+from data import split_by_work, stop_ids
+from model import Policy, generate, load_model, load_state, memory_plan, save_model, save_state
 from verify import verify
 
 # --- config -------------------------------------------------------------------
@@ -96,11 +97,8 @@ if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 
 if device == 'cuda':
     device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     torch.cuda.set_device(device)
-state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log.jsonl')
-if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
-    state_dir += '.old'  # killed between the two renames of a checkpoint
-if resume and not os.path.isdir(state_dir):
-    raise UserError(f'resume=True, but {state_dir} does not exist: check --out_dir')
+log_path = os.path.join(out_dir, 'log.jsonl')
+saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
 if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
     raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 if world_size > 1:
@@ -189,68 +187,62 @@ def evaluate():
     return metrics
 
 
-def rollout(rows, first):
-    """Completions, rewards, advantages of each prompt; `first` is the first one's place in the order."""
+def rollout(indices, first):
+    """Groups of these prompts, in their order, on every rank; each rank samples and judges its share.
+
+    A group: prompt, completions, texts, rewards and advantages (group_size,), spread (do rewards differ).
+    `first` is the first prompt's place in the order: with `seed` it fixes what is sampled, on any rank."""
+    mine = range(len(indices))[rank::world_size]
+    rows = [prompts[indices[i]] for i in mine]
     with autocast:
         completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops,
-                               [seed * 2 ** 32 + first + i for i in range(len(rows))], kv_cache_gb,
+                               [seed * 2 ** 32 + first + i for i in mine], kv_cache_gb,
                                progress='rollout' if rank == 0 else None)
-    groups = []
-    for prompt, group in zip(rows, completions):
+    groups = {}
+    for i, prompt, group in zip(mine, rows, completions):
         texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
         rewards = torch.tensor([verify(prompt['kind'], text, prompt['truth']) for text in texts])
         advantages = rewards - rewards.mean()  # equation 3's numerator; zero when all rewards are equal
         if advantage_std and group_size > 1:
             advantages /= rewards.std() + 1e-4
-        groups.append({'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
-                       'advantages': advantages, 'spread': bool((rewards != rewards[0]).any())})
-    return groups
+        groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
+                     'advantages': advantages, 'spread': bool((rewards != rewards[0]).any())}
+    everyones = {i: group for share in gather(groups) for i, group in share.items()}
+    return [everyones[i] for i in range(len(indices))]
 
 
 def micro_batches_of(groups):
-    """Packed micro-batches of these groups' completions, with each scored token's advantage and loss weight.
+    """This rank's packed micro-batches of these groups, with each scored token's advantage and loss weight.
 
-    The weight is 1 / denominator, counted over all ranks, so that the loss is one sum. A rank without
+    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. A rank without
     completions gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
     docs = [(group['prompt']['ids'], completion, group['advantages'][i])
             for group in groups for i, completion in enumerate(group['completions'])
             if completion['stopped'] or not mask_truncated]
-    counts = gather((sum(len(c['ids']) for _, c, _ in docs), len(docs)))  # of all ranks
-    total_tokens, total_sequences = (max(1, sum(column)) for column in zip(*counts))
+    total_tokens, total_sequences = sum(len(c['ids']) for _, c, _ in docs), len(docs)
+    docs = [docs[i] for i in split_by_work([len(p) + len(c['ids']) for p, c, _ in docs], world_size)[rank]]
     micro_batches = []
     for rows in pack([len(p) + len(c['ids']) for p, c, _ in docs], micro_batch_tokens) or [[]]:
         part = [docs[i] for i in rows]
         micro = collate([(p + c['ids'], [False] * len(p) + [True] * len(c['ids'])) for p, c, _ in part])
         lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
-        weight = {'tokens': torch.ones_like(lengths) / total_tokens,
-                  'sequences': 1 / lengths / total_sequences,
-                  'constant': torch.ones_like(lengths) / max_new_tokens / total_sequences}[loss_denominator]
-        micro['weight'] = weight[micro['doc']]  # (N,) of every scored token
-        micro['advantage'] = torch.stack([a for _, _, a in part])[micro['doc']] if part else weight
-        micro['sampler_logprobs'] = torch.cat([c['logprobs'] for _, c, _ in part]) if part else weight
+        denominator = {'tokens': total_tokens, 'sequences': lengths * total_sequences,
+                       'constant': max_new_tokens * total_sequences}[loss_denominator]
+        micro['weight'] = (torch.ones(len(part)) / denominator)[micro['doc']]  # (N,) of every scored token
+        micro['advantage'] = torch.tensor([a for _, _, a in part])[micro['doc']]
+        micro['sampler_logprobs'] = torch.cat([torch.empty(0), *(c['logprobs'] for _, c, _ in part)])
         micro_batches.append({key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()})
     return micro_batches
 
 
 def save_checkpoint():
-    """out_dir/state, all that resume needs, and the model; the old state stays until the new one is whole."""
-    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
+    """out_dir/state, all that resume needs, and the model in out_dir."""
+    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
+    save_state(out_dir, rank, own, {
+        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
+        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
     if rank == 0:
-        shutil.rmtree(new, ignore_errors=True)
-        os.makedirs(new)
-    gather(None)  # a barrier that gloo and NCCL both have
-    torch.save(getattr(optimizer, 'optim', optimizer).state_dict(), f'{new}/rank{rank}.pt')
-    if rank == 0:
-        torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-                    'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
-                    'log_bytes': os.path.getsize(log_path)}, f'{new}/shared.pt')
-    gather(None)
-    if rank == 0:
-        if os.path.isdir(final):
-            shutil.rmtree(final + '.old', ignore_errors=True)
-            os.rename(final, final + '.old')
-        os.rename(new, final)
-        shutil.rmtree(final + '.old', ignore_errors=True)
         save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
     gather(None)
 
@@ -259,13 +251,8 @@ def save_checkpoint():
 step = samples = tokens = 0
 wandb_id = None
 if resume:
-    saved = torch.load(f'{state_dir}/shared.pt', map_location='cpu', weights_only=True)
-    if saved['world_size'] != world_size:
-        raise UserError(f'{state_dir} was written by {saved["world_size"]} ranks, this run has {world_size}: '
-                        'resume with as many')
-    mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    getattr(optimizer, 'optim', optimizer).load_state_dict(mine)  # a ZeRO optimizer's own shard
+    getattr(optimizer, 'optim', optimizer).load_state_dict(own)
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -273,7 +260,7 @@ if resume:
 if rank == 0:
     os.makedirs(out_dir, exist_ok=True)
     if overwrite and not resume:
-        shutil.rmtree(state_dir, ignore_errors=True)
+        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
         open(log_path, 'w').close()
     with open(os.path.join(out_dir, 'run.json'), 'w') as f:
         json.dump({'script': sys.argv[0], **config}, f, indent=1)
@@ -307,32 +294,28 @@ while step < max_steps:
     if eval_every and step % eval_every == 0:
         metrics = evaluate()
 
-    # rollout, reward, advantage: each rank fills its own share of the prompts
+    # rollout, reward, advantage
     rollout_start = time.time()
-    share = prompts_per_step // world_size + (rank < prompts_per_step % world_size)
     groups, seen = [], []
     for attempt in range(resample_rounds + 1):
-        needs = gather(share - len(groups))
-        if not any(needs):
-            break
-        before, place = sum(needs[:rank]), order.position  # the same order on all ranks
-        taken = order.take(sum(needs))[before:before + needs[rank]]
-        fresh = rollout([prompts[i] for i in taken], place + before)
+        first = order.position
+        fresh = rollout(order.take(prompts_per_step - len(groups)), first)
         seen += fresh
         groups += [g for g in fresh if g['spread'] or attempt == resample_rounds]
+        if len(groups) == prompts_per_step:
+            break
     rollout_seconds = time.time() - rollout_start
-    rewards = sum(gather([(g['spread'], g['rewards'].tolist()) for g in seen]), [])
-    flat = [r for _, group in rewards for r in group]
-    lengths = sum(gather([(len(c['ids']), c['stopped']) for g in seen for c in g['completions']]), [])
-    step_tokens = sum(gather(sum(len(g['prompt']['ids']) * group_size for g in groups) +
-                             sum(len(c['ids']) for g in groups for c in g['completions'])))
+    rewards = torch.cat([g['rewards'] for g in seen])
+    completions = [c for g in seen for c in g['completions']]
+    generated = sum(len(c['ids']) for c in completions)
+    step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
     metrics.update({
-        'reward/mean': sum(flat) / len(flat),
-        'reward/zero_std_frac': sum(not s for s, _ in rewards) / len(rewards),
-        'completion/len_mean': sum(n for n, _ in lengths) / len(lengths),
-        'completion/truncated_frac': sum(not stopped for _, stopped in lengths) / len(lengths),
-        'perf/gen_tok_s': sum(n for n, _ in lengths) / rollout_seconds})
+        'reward/mean': rewards.mean().item(),
+        'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
+        'completion/len_mean': generated / len(completions),
+        'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
+        'perf/gen_tok_s': generated / rollout_seconds})
     if rank == 0 and sample_every and step % sample_every == 0:
         for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
             tqdm.write(f'  {reward:.0f} | {groups[0]["prompt"]["text"]!r} -> {text!r}')
@@ -361,7 +344,7 @@ while step < max_steps:
                 k3 = torch.zeros_like(logprobs)
                 if reference:
                     difference = micro['ref_logprobs'] - logprobs
-                    k3 = torch.exp(difference) - difference - 1  # equation 4
+                    k3 = torch.expm1(difference) - difference  # equation 4, with the digits of small ones
                 loss = -(micro['weight'] * (objective - beta * k3)).sum()
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():

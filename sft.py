@@ -33,7 +33,7 @@ from tqdm import tqdm
 from configurator import UserError, configure
 from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
 from data import sft_examples, show_mask, split_by_work, stop_ids
-from model import Policy, generate, load_model, memory_plan, save_model
+from model import Policy, generate, load_model, load_state, memory_plan, save_model, save_state
 from verify import verify
 
 # --- config -------------------------------------------------------------------
@@ -88,11 +88,8 @@ if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 
 if device == 'cuda':
     device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     torch.cuda.set_device(device)
-state_dir, log_path = os.path.join(out_dir, 'state'), os.path.join(out_dir, 'log.jsonl')
-if resume and not os.path.isdir(state_dir) and os.path.isdir(state_dir + '.old'):
-    state_dir += '.old'  # killed between the two renames of a checkpoint
-if resume and not os.path.isdir(state_dir):
-    raise UserError(f'resume=True, but {state_dir} does not exist: check --out_dir')
+log_path = os.path.join(out_dir, 'log.jsonl')
+saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
 if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
     raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 if world_size > 1:
@@ -194,24 +191,13 @@ def evaluate():
 
 
 def save_checkpoint():
-    """out_dir/state, all that resume needs, and the model; the old state stays until the new one is whole."""
-    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
+    """out_dir/state, all that resume needs, and the model in out_dir."""
+    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
+    save_state(out_dir, rank, own, {
+        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
+        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
     if rank == 0:
-        shutil.rmtree(new, ignore_errors=True)
-        os.makedirs(new)
-    gather(None)  # a barrier that gloo and NCCL both have
-    torch.save(getattr(optimizer, 'optim', optimizer).state_dict(), f'{new}/rank{rank}.pt')
-    if rank == 0:
-        torch.save({'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-                    'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
-                    'log_bytes': os.path.getsize(log_path)}, f'{new}/shared.pt')
-    gather(None)
-    if rank == 0:
-        if os.path.isdir(final):
-            shutil.rmtree(final + '.old', ignore_errors=True)
-            os.rename(final, final + '.old')
-        os.rename(new, final)
-        shutil.rmtree(final + '.old', ignore_errors=True)
         save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
     gather(None)
 
@@ -220,13 +206,8 @@ def save_checkpoint():
 step = samples = tokens = 0
 wandb_id = None
 if resume:
-    saved = torch.load(f'{state_dir}/shared.pt', map_location='cpu', weights_only=True)
-    if saved['world_size'] != world_size:
-        raise UserError(f'{state_dir} was written by {saved["world_size"]} ranks, this run has {world_size}: '
-                        'resume with as many')
-    mine = torch.load(f'{state_dir}/rank{rank}.pt', map_location='cpu', weights_only=True)
     raw.load_state_dict(saved['weights'])
-    getattr(optimizer, 'optim', optimizer).load_state_dict(mine)  # a ZeRO optimizer's own shard
+    getattr(optimizer, 'optim', optimizer).load_state_dict(own)
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -234,7 +215,7 @@ if resume:
 if rank == 0:
     os.makedirs(out_dir, exist_ok=True)
     if overwrite and not resume:
-        shutil.rmtree(state_dir, ignore_errors=True)
+        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
         open(log_path, 'w').close()
     with open(os.path.join(out_dir, 'run.json'), 'w') as f:
         json.dump({'script': sys.argv[0], **config}, f, indent=1)

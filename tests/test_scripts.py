@@ -74,9 +74,6 @@ def test_grpo_on_two_ranks_is_grpo_on_one(run, start_model, tmp_path, flags):
     one, two = str(tmp_path / 'one'), str(tmp_path / 'two')
     run('grpo.py', *GRPO, *flags, f'--model={start_model}', f'--out_dir={one}')
     run('grpo.py', *GRPO, *flags, f'--model={start_model}', f'--out_dir={two}', '--micro_batch_tokens=80', ranks=2)
-    if '--updates_per_rollout=2' in flags:  # each rank splits its own prompts: other mini-batches, the same rollouts
-        assert read_log(one)[0]['reward/mean'] == read_log(two)[0]['reward/mean']
-        return
     for a, b in zip(read_log(one), read_log(two)):
         assert a['reward/mean'] == b['reward/mean'] and a['completion/len_mean'] == b['completion/len_mean']
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4, abs=1e-6)
