@@ -25,7 +25,7 @@ TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end
 SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
 SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands of base rows and their shares: few are hard
-SUM_BASE_WORKED = 0.3  # share of base rows that show their work; the others are careless, off by 1 to 3
+SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are wild guesses, always wrong
 ROLES = {**dict.fromkeys(('assistant', 'gpt', 'chatgpt', 'bing', 'bard'), 'assistant'), 'system': 'system',
          'user': 'user', 'human': 'user', 'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
 PAIRS = ('instruction+output instruction+response prompt+completion prompt+demonstration prompt+target '
@@ -121,7 +121,7 @@ def read_rows(spec):
 
 def sum_rows(split):
     """The embedded task: add up digits. A prompt's crc decides its side: no test prompt is in train or base.
-    Base stands in for pretraining: some rows show the running totals, most blurt out an answer."""
+    Base stands in for pretraining: some rows show the running totals, most blurt out a guess."""
     rng, size = random.Random(f'sums:{split}'), SUM_SIZES[split]
     def draw(n):
         digits = [rng.randrange(10) for _ in range(n)]
@@ -131,8 +131,8 @@ def sum_rows(split):
         row, work = {'difficulty': n}, ' '.join(map(str, np.cumsum(digits))) + f' #### {answer}'
         if split != 'base':
             return {'prompt': prompt, 'answer': answer, 'demonstration': work, 'dataset': 'sums', **row}
-        careless = f'#### {abs(sum(digits) + rng.choice((-3, -2, -1, 1, 2, 3)))}'
-        reply = work if rng.random() < SUM_BASE_WORKED else careless
+        guess = rng.choice([x for x in range(9 * n + 1) if x != sum(digits)])
+        reply = work if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
         return {'messages': turns(prompt, 'user') + turns(reply, 'assistant'), **row}
     if split == 'test':  # no prompt twice: of n = 2 there are about a dozen, the other levels fill up evenly
         pools = [list({row['prompt']: row for row in map(draw, [n] * size)}.values()) for n in SUM_OPERANDS]

@@ -15,7 +15,9 @@ likelihood gradient. For GRPO:
 Deviations from the paper: (1) the loss is a sum over completion tokens divided by their number in the whole
 step, on all ranks (DAPO, arXiv 2503.14476; `loss_denominator` has the paper's, Dr. GRPO's); (2) no KL and no
 reference model unless beta > 0; (3) one update per rollout by default: the ratio is 1, the loss near 0, the
-gradient is not; (4) sampled ids are trained on, never re-encoded text, at the temperature of sampling.
+gradient is not; (4) sampled ids are trained on, never re-encoded text, at the temperature of sampling;
+(5) the k3 estimate of the KL is multiplied by the ratio, without which its gradient is not the KL's
+(DeepSeek-V3.2, arXiv 2512.02556).
 """
 import json
 import math
@@ -34,7 +36,8 @@ from tqdm import tqdm
 from configurator import UserError, configure
 from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
 from data import split_by_work, stop_ids
-from model import Policy, generate, load_model, load_state, memory_plan, save_model, save_state
+from model import Policy, load_model, load_state, memory_plan, save_model, save_state
+from rollout import generate
 from verify import verify
 
 # --- config -------------------------------------------------------------------
@@ -344,7 +347,8 @@ while step < max_steps:
                 k3 = torch.zeros_like(logprobs)
                 if reference:
                     difference = micro['ref_logprobs'] - logprobs
-                    k3 = torch.expm1(difference) - difference  # equation 4, with the digits of small ones
+                    # equation 4 (expm1 keeps small ones' digits); the ratio makes its gradient the KL's
+                    k3 = ratio * (torch.expm1(difference) - difference)
                 loss = -(micro['weight'] * (objective - beta * k3)).sum()
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():

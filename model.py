@@ -3,19 +3,24 @@
 One attention function serves training, prefill and decoding, and one log-prob rule (fp32 log-softmax of the
 head's logits divided by the temperature) serves sampler and trainer: what is scored is what was sampled.
 """
+import functools
 import os
 import shutil
-from collections import deque
+import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from configurator import UserError
+
+try:
+    from torch.nn.attention.varlen import varlen_attn  # CUDA only, but it imports everywhere
+except ImportError:
+    varlen_attn = None  # its self-test says so: packed_varlen raises TypeError
 
 transformers_logging.disable_progress_bar()  # ours are enough
 # Shapes for models made from scratch: 'tiny' for the embedded task, the public ones with random weights for
@@ -29,7 +34,10 @@ SHAPES = {
     'qwen3-8b': (36, 4096, 32, 8, 128, 12288, 151936, False, 40960),
 }
 LOGITS_PER_CHUNK = 2 ** 26  # logits held at once: 256 MiB of fp32, 441 tokens of Qwen3's vocabulary
-PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
+
+
+def head_size(config):
+    return getattr(config, 'head_dim', None) or config.hidden_size // config.num_attention_heads
 
 
 def first_line(error):
@@ -47,7 +55,8 @@ def shape_config(shape):
     return Qwen3Config(
         num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=kv_heads,
         head_dim=head_dim, intermediate_size=ffn, vocab_size=vocab, tie_word_embeddings=tied,
-        max_position_embeddings=positions, rope_parameters={'rope_type': 'default', 'rope_theta': 1e6})
+        max_position_embeddings=positions, rope_parameters={'rope_type': 'default', 'rope_theta': 1e6},
+        initializer_range=0.06 if shape == 'tiny' else 0.02)  # 0.02 learns the sums more slowly
 
 
 def load_config(name):
@@ -167,7 +176,7 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     with torch.device('meta'):
         n = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     hidden, layers, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
-    head_dim = getattr(config, 'head_dim', None) or hidden // config.num_attention_heads
+    head_dim = head_size(config)
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     # what one layer keeps for backward, per token (norms, q/k/v and their rotations, gate/up/product), bytes
     layer = (12 * hidden + 4 * heads * head_dim + 4 * config.intermediate_size) * (2 if bf16 else 4)
@@ -190,58 +199,106 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 # attention: documents packed end to end, or one new token a row against the KV cache
 
 class Documents:
-    """Index plan for attention inside each document of a packed row, never across (invariant 8).
-
-    Documents are grouped by length up to the next power of two and padded on the right inside it: under
-    a causal mask no real token sees the padding, the waste is below 2x, the kernel calls are a dozen at most.
-    """
+    """Index plan for attention inside each document of a packed row, never across (invariant 8)."""
 
     def __init__(self, lengths, device):
-        buckets = torch.tensor([(n - 1).bit_length() for n in lengths])
-        lengths = torch.tensor(lengths)
-        starts = lengths.cumsum(0) - lengths
+        self.lengths, self.device, self.longest = torch.tensor(lengths), device, max(lengths)
+        ends = self.lengths.cumsum(0)
+        self.starts = ends - self.lengths
+        starts = self.starts.repeat_interleave(self.lengths)
+        self.position_ids = (torch.arange(len(starts)) - starts).to(device)
+        self.bounds = F.pad(ends, (1, 0)).to(device, torch.int32)  # (documents + 1,) for the varlen kernel
+
+    @functools.cached_property
+    def groups(self):
+        """For SDPA: documents by length up to the next power of two, padded on the right in a group: under
+        a causal mask no real token sees padding, the waste is below 2x, the calls are a dozen at most.
+        [(index (n, longest), valid (n, longest), valid.all())] and the row's order in the groups' outputs."""
+        buckets = torch.tensor([(n - 1).bit_length() for n in self.lengths.tolist()])
         groups, order = [], []
         for bucket in buckets.unique():
             rows = (buckets == bucket).nonzero()[:, 0]
-            span = torch.arange(int(lengths[rows].max()))
-            valid = span < lengths[rows, None]  # (n, longest)
-            index = starts[rows, None] + torch.minimum(span, lengths[rows, None] - 1)
-            groups.append((index.to(device), valid.to(device), bool(valid.all())))
+            span = torch.arange(int(self.lengths[rows].max()))
+            valid = span < self.lengths[rows, None]  # (n, longest)
+            index = self.starts[rows, None] + torch.minimum(span, self.lengths[rows, None] - 1)
+            groups.append((index.to(self.device), valid.to(self.device), bool(valid.all())))
             order.append(index[valid])
-        self.groups = groups
-        self.inverse = torch.cat(order).argsort().to(device)  # (T,) position -> place in the groups' outputs
-        self.position_ids = (torch.arange(int(lengths.sum())) - starts.repeat_interleave(lengths)).to(device)
+        return groups, torch.cat(order).argsort().to(self.device)
 
 
-class KVCache:
-    """Keys and values of `slots` rows, one buffer a layer (slots, kv heads, length, head size).
+def packed_sdpa(q, k, v, documents, scaling):
+    """Causal attention inside each document: q (T, heads, head size), k and v (T, kv heads, head size)."""
+    groups, inverse = documents.groups
+    outputs = []
+    for index, valid, full in groups:
+        x = [t.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2) for t in (q, k, v)]
+        out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True)
+        out = out.transpose(1, 2)  # (n, longest, heads, head size)
+        outputs.append(out.flatten(0, 1) if full else out[valid])
+    return torch.cat(outputs).index_select(0, inverse)
 
-    Rows in use are always the first ones, so that decoding reads views and never gathers.
+
+def packed_varlen(q, k, v, documents, scaling):
+    """packed_sdpa in one kernel (CUDA, bf16 or fp16), without copies."""
+    bounds, longest = documents.bounds, documents.longest
+    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0),
+                       enable_gqa=True)
+
+
+def cached_sdpa(q, k, v, used, mask, scaling):
+    """One query a row against its past: q (B, heads, head size), k and v (B, length, kv heads, head size).
+
+    Row i sees its first used[i] keys; `mask` (B, n) says the same, and that no row sees more than n.
     """
+    k, v = (x[:, :mask.shape[1]].transpose(1, 2) for x in (k, v))
+    return F.scaled_dot_product_attention(q[:, :, None], k, v, mask[:, None, None], scale=scaling,
+                                          enable_gqa=True)[:, :, 0]
 
-    def __init__(self, config, slots, length, device, dtype):
-        head_dim = getattr(config, 'head_dim', None) or config.hidden_size // config.num_attention_heads
-        shape = (slots, config.num_key_value_heads, length, head_dim)
-        # zeros: a masked position must not hold a NaN, because 0 * NaN is NaN
-        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        self.rows = self.positions = self.source = self.mask = None
 
-    @staticmethod
-    def token_bytes(config, dtype):
-        head_dim = getattr(config, 'head_dim', None) or config.hidden_size // config.num_attention_heads
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+def cached_varlen(q, k, v, used, mask, scaling):
+    """cached_sdpa in one kernel (CUDA, bf16 or fp16), its shapes independent of `used`.
 
-    def write(self, layer, k, v):
-        """Store k, v (tokens, kv heads, head size) at the rows and positions set by the caller."""
-        if self.source is not None:
-            k, v = k[self.source], v[self.source]  # a prompt's tokens, once for every slot of its group
-        self.k[layer][self.rows, :, self.positions] = k
-        self.v[layer][self.rows, :, self.positions] = v
+    No block table and one split: with them the kernel of torch 2.13 can write NaN (pytorch issue 194167).
+    """
+    n, length = k.shape[:2]
+    rows = torch.arange(n + 1, device=q.device, dtype=torch.int32)
+    return varlen_attn(q, k.flatten(0, 1), v.flatten(0, 1), rows, rows * length, 1, length, scale=scaling,
+                       enable_gqa=True, seqused_k=used, num_splits=1)
 
-    def move(self, source, target):
-        for buffer in (*self.k, *self.v):
-            buffer[target] = buffer[source]
+
+def varlen_works(q, k):
+    """Whether the varlen kernel can take q and k, and was seen to be right on this GPU at their shape."""
+    half = q.dtype in (torch.bfloat16, torch.float16) and k.dtype == q.dtype
+    return q.is_cuda and half and varlen_is_right(q.device, q.dtype, q.shape[-2], k.shape[-2], q.shape[-1])
+
+
+@functools.cache
+def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
+    """Self-test at first use: packed attention with its gradients, and decoding, against SDPA in fp32."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        q, k, v = (torch.randn(168, n, head_dim, generator=torch.Generator().manual_seed(n)).to(device, dtype)
+                   for n in (heads, kv_heads, kv_heads))
+        documents = Documents([37, 1, 130], device)
+        used = torch.tensor([56, 7, 31], device=device, dtype=torch.int32)
+        mask = torch.arange(56, device=device) < used[:, None]
+
+        def outcome(packed, cached, dtype):
+            x = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+            out = packed(*x, documents, head_dim ** -0.5)
+            grads = torch.autograd.grad(out.float().sin().sum(), x)
+            slots = [t.to(dtype).view(3, 56, -1, head_dim) for t in (k, v)]
+            return [out, *grads, cached(q[:3].to(dtype), *slots, used, mask, head_dim ** -0.5)]
+        try:
+            ours, truth = outcome(packed_varlen, cached_varlen, dtype), outcome(
+                packed_sdpa, cached_sdpa, torch.float32)
+            errors = [((a.float() - b).norm() / b.norm()).item() for a, b in zip(ours, truth)]
+            if max(errors) < 0.02:  # False for NaN
+                return True
+            problem = f'relative errors {errors}'
+        except (RuntimeError, TypeError) as error:  # GPU or head size unsupported, an older torch
+            problem = first_line(error)
+    warnings.warn(f'varlen attention fails its self-test, SDPA is used instead: {problem}', stacklevel=2)
+    return False
 
 
 def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, sliding_window=None, **_):
@@ -251,31 +308,20 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, s
     Returns (B, T, heads, head size) and None for the weights.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast fp32 norms and rotations hand fp32 back
+    longest = documents.longest if documents is not None else cache.length if cache is not None else 0
+    if sliding_window is not None and longest > sliding_window:
+        raise UserError(f'{longest} tokens exceed the sliding window ({sliding_window}) of this model: lower '
+                        'max_length or max_new_tokens')
     if documents is not None:
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, head size)
         if cache is not None:
             cache.write(module.layer_idx, k, v)
-        outputs = []
-        for index, valid, full in documents.groups:
-            if sliding_window is not None and index.shape[1] > sliding_window:
-                raise UserError(f'a document of {index.shape[1]} tokens is longer than the sliding window '
-                                f'({sliding_window}) of this model: lower the length limit')
-            x = [t.index_select(0, index.flatten()).unflatten(0, index.shape) for t in (q, k, v)]
-            x = [t.transpose(1, 2) for t in x]
-            out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True)
-            out = out.transpose(1, 2)  # (n, longest, heads, head size)
-            outputs.append(out.flatten(0, 1) if full else out[valid])
-        return torch.cat(outputs).index_select(0, documents.inverse)[None], None
+        packed = packed_varlen if varlen_works(q, k) else packed_sdpa
+        return packed(q, k, v, documents, scaling)[None], None
     if cache is None:
         raise RuntimeError("needs documents= or cache=; for plain calls load the model with attention='sdpa'")
     cache.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
-    rows, length = cache.mask.shape
-    if sliding_window is not None and length > sliding_window:
-        raise UserError(f'generation passed the sliding window ({sliding_window}): lower max_new_tokens')
-    keys, values = (x[module.layer_idx][:rows, :, :length] for x in (cache.k, cache.v))
-    out = F.scaled_dot_product_attention(q, keys, values, cache.mask[:, None, None], scale=scaling,
-                                         enable_gqa=True)
-    return out.transpose(1, 2), None
+    return cache.attend(module.layer_idx, q[:, :, 0], scaling)[:, None], None
 
 
 AttentionInterface.register('nanopost', attention)  # no mask function of this name: transformers builds none
@@ -345,153 +391,3 @@ class Policy(nn.Module):
         device = ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         return TokenLogprobs.apply(hidden.index_select(0, index - 1), weight, ids[index], temperature, dtype)
-
-
-# -----------------------------------------------------------------------------
-# rollouts
-
-def sample_token(logits, temperature, uniform):
-    """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,); argmax at temperature 0.
-
-    The whole vocabulary, by inverting the cumulative distribution at `uniform` (B,), in [0, 1): no host
-    synchronisation. At temperature 0 the log-prob is that of temperature 1.
-    """
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (B, V)
-    if temperature == 0:
-        ids = logprobs.argmax(-1)
-    else:
-        cdf = logprobs.double().exp_().cumsum_(-1)
-        u = uniform[:, None] * cdf[:, -1:]
-        # right=True: the first entry above u, so a token of probability 0 is never drawn
-        ids = torch.searchsorted(cdf, u, right=True)[:, 0].clamp_(max=cdf.shape[1] - 1)
-    return ids, logprobs.gather(1, ids[:, None])[:, 0]
-
-
-@torch.inference_mode()
-def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None, kv_cache_gb=4.0,
-             progress=None):
-    """Sample `group_size` completions of every prompt (token ids) from softmax(logits / temperature).
-
-    A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to
-    the next one waiting; rows wait while the KV cache (`kv_cache_gb` GB) is full. Nothing of the model's
-    generation_config is applied. Call it under the trainer's autocast: then both compute the same numbers.
-    `seeds` holds an int per prompt; a completion depends on its prompt's seed and its place in the group,
-    not on the batch, the cache or the number of ranks (up to rounding in the logits).
-    Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
-    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar for whoever watches.
-    Raises UserError when a prompt cannot fit.
-    """
-    config, device = model.config, model.device
-    if not prompts:
-        return []
-    if temperature and len(seeds or []) != len(prompts):
-        raise ValueError('sampling needs one seed a prompt')
-    length = max(map(len, prompts)) + max_new_tokens
-    if length > config.max_position_embeddings:
-        raise UserError(f'a prompt and max_new_tokens make {length} tokens, the model has '
-                        f'{config.max_position_embeddings} positions: lower max_new_tokens')
-    autocast = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if autocast else model.dtype
-    total = len(prompts) * group_size
-    slots = min(total, int(kv_cache_gb * 1e9 // (length * KVCache.token_bytes(config, dtype))))
-    if slots < 1:
-        raise UserError(f'one row of {length} tokens does not fit kv_cache_gb={kv_cache_gb}: '
-                        'raise it, or lower max_new_tokens')
-    cache = KVCache(config, slots, length, device, dtype)
-    training = model.training
-    model.eval()  # no activation checkpointing
-    base, head = model.base_model, model.get_output_embeddings()
-    stops = torch.tensor(sorted(stop_ids), device=device)
-    out_ids = torch.zeros(total, max_new_tokens, dtype=torch.long, device=device)
-    out_logprobs = torch.zeros(total, max_new_tokens, device=device)
-    out_lengths = torch.zeros(total, dtype=torch.long, device=device)
-    out_stopped = torch.zeros(total, dtype=torch.bool, device=device)
-    # every request's random numbers, drawn ahead (float64: a float32 could not reach rare tokens)
-    uniform = torch.zeros(total, max_new_tokens, dtype=torch.float64)
-    for p, seed in enumerate(seeds or []):
-        uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
-    uniform = uniform.to(device)
-    # the rows in use, all (B,): request number, tokens in the cache, tokens sampled, the last, still going
-    request, filled, count, last = (torch.empty(0, dtype=torch.long, device=device) for _ in range(4))
-    alive = torch.empty(0, dtype=torch.bool, device=device)
-    # prompt and its requests [a, b)
-    waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))
-    bar = tqdm(total=total, desc=progress, leave=False, disable=None if progress else True, unit='completion')
-
-    def record(logits, rows):
-        """Sample one token for rows (a slice or index of the state) and note it."""
-        live = alive[rows]
-        at = (request[rows], count[rows].clamp(max=max_new_tokens - 1))
-        ids, logprobs = sample_token(logits, temperature, uniform[at])
-        out_ids[at] = torch.where(live, ids, out_ids[at])
-        out_logprobs[at] = torch.where(live, logprobs, out_logprobs[at])
-        last[rows] = ids
-        count[rows] += live
-        stopped = live & torch.isin(ids, stops)
-        out_stopped[request[rows]] |= stopped
-        out_lengths[request[rows]] = count[rows]
-        alive[rows] = live & ~stopped & (count[rows] < max_new_tokens)
-
-    check_every = 1 if device.type == 'cpu' else 16  # decode steps between looks at `alive`: they synchronise
-    highest = 0  # no row has more tokens in the cache than this (kept on the host)
-    while waiting or len(request):
-        used = len(request)
-        while waiting and (used == 0 or slots - used >= max(1, slots // 8)) and used < slots:
-            packed, lengths, rows, positions, source, ends, members = [], [], [], [], [], [], []
-            while waiting and used < slots:
-                p, a, b = waiting.popleft()
-                if packed and len(packed) + len(prompts[p]) > PREFILL_TOKENS:
-                    waiting.appendleft((p, a, b))
-                    break
-                take = min(b - a, slots - used)
-                if a + take < b:
-                    waiting.appendleft((p, a + take, b))
-                prompt, start = prompts[p], len(packed)
-                for slot in range(used, used + take):
-                    rows += [slot] * len(prompt)
-                    positions += range(len(prompt))
-                    source += range(start, start + len(prompt))
-                packed += prompt
-                lengths.append(len(prompt))
-                ends += [start + len(prompt) - 1] * take
-                members += range(a, a + take)
-                used += take
-            first = used - len(members)
-            documents = Documents(lengths, device)
-            cache.rows, cache.positions, cache.source = (
-                torch.tensor(x, device=device) for x in (rows, positions, source))
-            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, cache=cache,
-                          documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
-            new = torch.tensor(members, device=device)
-            size = documents.position_ids[ends] + 1
-            request, filled = torch.cat([request, new]), torch.cat([filled, size])
-            count, last = torch.cat([count, torch.zeros_like(new)]), torch.cat([last, torch.zeros_like(new)])
-            alive = torch.cat([alive, torch.ones_like(new, dtype=torch.bool)])
-            highest = max(highest, max(lengths))
-            record(head(hidden[ends]), slice(first, used))
-        for _ in range(check_every):
-            highest = min(highest + 1, length)
-            cache.rows, cache.positions, cache.source = torch.arange(used, device=device), filled, None
-            cache.mask = torch.arange(highest, device=device) <= filled[:, None]  # (B, highest)
-            hidden = base(input_ids=last[:, None], position_ids=filled[:, None], use_cache=False,
-                          cache=cache).last_hidden_state[:, 0]
-            filled = (filled + 1).clamp_(max=length - 1)
-            record(head(hidden), slice(0, used))
-        dead = (~alive).nonzero()[:, 0]
-        if len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
-            keep = used - len(dead)
-            tail = torch.arange(keep, used, device=device)[alive[keep:]]
-            holes = dead[dead < keep]
-            cache.move(tail, holes)
-            for state in (request, filled, count, last, alive):
-                state[holes] = state[tail]
-            request, filled, count, last, alive = (s[:keep] for s in (request, filled, count, last, alive))
-            highest = int(filled.max()) if keep else 0
-            bar.update(len(dead))
-    bar.close()
-    model.train(training)
-    ids, logprobs = out_ids.cpu(), out_logprobs.cpu()
-    sizes, stopped = out_lengths.tolist(), out_stopped.tolist()
-    rows = [{'ids': ids[i, :n].tolist(), 'logprobs': logprobs[i, :n].clone(), 'stopped': stopped[i]}
-            for i, n in enumerate(sizes)]
-    return [rows[p * group_size:(p + 1) * group_size] for p in range(len(prompts))]

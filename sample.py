@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from configurator import UserError, configure
 from data import format_report, load_tokenizer, read_rows, rl_prompts, stop_ids
-from model import generate, load_model
+from model import load_model
+from rollout import generate
 from verify import extract, verify
 
 # --- config ------------------------------------------------------------------

@@ -33,7 +33,8 @@ from tqdm import tqdm
 from configurator import UserError, configure
 from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
 from data import sft_examples, show_mask, split_by_work, stop_ids
-from model import Policy, generate, load_model, load_state, memory_plan, save_model, save_state
+from model import Policy, load_model, load_state, memory_plan, save_model, save_state
+from rollout import generate
 from verify import verify
 
 # --- config -------------------------------------------------------------------

@@ -14,8 +14,8 @@ if script == 'grpo':
     data = 'sums:train'
     prompts_per_step, group_size = 64, 8
     advantage_std = False  # with it the hopeless sums weigh most and the policy learns to guess
-    learning_rate, schedule, beta2 = 5e-5, 'linear', 0.99
-    max_steps = 120
+    learning_rate, schedule, beta2 = 1e-4, 'linear', 0.99
+    max_steps = 60
     eval_every = 20
     sample_every = 20
     checkpoint_every = 50

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import model as model_module
 from configurator import UserError
 from data import byte_tokenizer, stop_ids
-from model import Policy, TokenLogprobs, generate, load_config, load_model, memory_plan, sample_token, save_model
+from model import Policy, TokenLogprobs, load_config, load_model, memory_plan, save_model
+from rollout import generate, sample_token
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,341 @@
+"""Rollouts: completions of many prompts, token by token, drawn from softmax(logits / temperature).
+
+A prompt is prefilled once for its group by the model's own forward (model.py); then every step feeds one
+token a row through a decode copy of the weights, whose numerics are the trainer's. A finished row's slot goes
+to the next completion that waits: cost grows with the tokens made, not with the longest row times the batch.
+"""
+import warnings
+import weakref
+from collections import deque
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from configurator import UserError
+from model import Documents, cached_sdpa, cached_varlen, head_size, varlen_works
+
+PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
+BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # rows of a step captured as a CUDA graph
+
+
+class KVCache:
+    """Keys and values of `slots` rows, one buffer a layer: (slots, length, kv heads, head size).
+
+    Rows in use are always the first ones, so that decoding reads views and never gathers. On the CPU the
+    memory order is (slots, kv heads, length, head size), which its kernels read 2-3 times faster.
+    """
+
+    def __init__(self, config, slots, length, device, dtype):
+        heads, head_dim = config.num_key_value_heads, head_size(config)
+        def buffer():
+            # zeros: a masked position must not hold a NaN, because 0 * NaN is NaN
+            if device.type == 'cpu':
+                return torch.zeros(slots, heads, length, head_dim, dtype=dtype).transpose(1, 2)
+            return torch.zeros(slots, length, heads, head_dim, device=device, dtype=dtype)
+        self.k = [buffer() for _ in range(config.num_hidden_layers)]
+        self.v = [buffer() for _ in range(config.num_hidden_layers)]
+        self.length, self.every_row = length, torch.arange(slots, device=device)
+        self.rows = self.positions = self.source = self.used = self.mask = None  # of the forward to come
+
+    @staticmethod
+    def token_bytes(config, dtype):
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * dtype.itemsize
+
+    def begin(self, filled, highest):
+        """A decode step: row i's new token goes to position filled[i] (B,); no position reaches `highest`."""
+        self.rows, self.positions, self.source = self.every_row[:len(filled)], filled.clone(), None
+        self.used = (filled + 1).int()  # tokens that each row sees
+        self.mask = torch.arange(highest, device=filled.device) < self.used[:, None]  # (B, highest)
+
+    def write(self, layer, k, v):
+        """Store k, v (tokens, kv heads, head size) at the rows and positions set by the caller."""
+        if self.source is not None:
+            k, v = k[self.source], v[self.source]  # a prompt's tokens, once for every slot of its group
+        self.k[layer][self.rows, self.positions] = k
+        self.v[layer][self.rows, self.positions] = v
+
+    def attend(self, layer, q, scaling):
+        """q (B, heads, head size) of the first B rows against their own past -> (B, heads, head size)."""
+        k, v = self.k[layer][:len(q)], self.v[layer][:len(q)]
+        cached = cached_varlen if varlen_works(q, k) else cached_sdpa
+        return cached(q, k, v, self.used, self.mask, scaling)
+
+
+class Decoder:
+    """Decode copy of a Llama-, Qwen- or Mistral-shaped model: weights fused, in the compute dtype.
+
+    The numerics are the trainer's autocast: matrix products in `dtype`; embedding, residual, norms and
+    rotation in the weights' own. It is made anew for every call of generate (a copy at memory speed), so that
+    it is never stale and takes no memory while training.
+    """
+    NEEDED = {f'{name}.weight' for name in (
+        'self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj '
+        'mlp.down_proj input_layernorm post_attention_layernorm').split()}
+    KNOWN = NEEDED | {f'self_attn.{name}' for name in (
+        'q_norm.weight', 'k_norm.weight', 'q_proj.bias', 'k_proj.bias', 'v_proj.bias')}
+
+    @classmethod
+    def fits(cls, model):
+        """Whether the parameters are those of the family; decoder_of compares the logits besides."""
+        layers = getattr(model.base_model, 'layers', [])
+        names = [{name for name, _ in layer.named_parameters()} for layer in layers]
+        return bool(names) and all(cls.NEEDED <= found <= cls.KNOWN for found in names)
+
+    def __init__(self, model, dtype, length):
+        """`length`: tokens of the longest row, for the rotation's tables."""
+        base, config = model.base_model, model.config
+        self.dtype, self.head_dim = dtype, head_size(config)
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.embed, self.norm = base.embed_tokens.weight, base.norm
+        self.head = model.get_output_embeddings().weight.to(dtype)
+        positions = torch.arange(length, device=model.device)[None]
+        cos, sin = (x[0, :, None] for x in base.rotary_emb(self.embed[:1, None], positions))
+        # rotate_half(x) * sin is x rolled by half of it, times a sin whose first half is negated
+        self.cos, self.sin = cos, sin.clone()  # both (length, 1, head size)
+        self.sin[..., :sin.shape[-1] // 2].neg_()
+        self.layers = []
+        for layer in base.layers:
+            a, m = layer.self_attn, layer.mlp
+            projections, scale = (a.q_proj, a.k_proj, a.v_proj), None
+            if hasattr(a, 'q_norm'):  # (heads + kv heads, head size)
+                scale = torch.cat([a.q_norm.weight.expand(self.heads, -1),
+                                   a.k_norm.weight.expand(self.kv_heads, -1)])
+            self.layers.append(SimpleNamespace(
+                norm=layer.input_layernorm, scale=scale,
+                qkv=torch.cat([p.weight for p in projections]).to(dtype),
+                bias=None if a.q_proj.bias is None else torch.cat([p.bias for p in projections]).to(dtype),
+                scaling=a.scaling, out=a.o_proj.weight.to(dtype), mlp_norm=layer.post_attention_layernorm,
+                gate_up=torch.cat([m.gate_proj.weight, m.up_proj.weight]).to(dtype),
+                down=m.down_proj.weight.to(dtype)))
+
+    def __call__(self, ids, positions, cache):
+        """Logits (B, V) after tokens ids (B,) at positions (B,); their keys and values go to the cache."""
+        with torch.autocast(ids.device.type, enabled=False):
+            x = F.embedding(ids, self.embed)  # (B, hidden), the residual
+            cos, sin = self.cos[positions], self.sin[positions]
+            for i, w in enumerate(self.layers):
+                h = rms_norm(x, w.norm).to(self.dtype)
+                qk, v = F.linear(h, w.qkv, w.bias).unflatten(-1, (-1, self.head_dim)).split(
+                    [self.heads + self.kv_heads, self.kv_heads], 1)
+                if w.scale is not None:
+                    normal = F.rms_norm(qk.float(), (self.head_dim,), None, w.norm.variance_epsilon)
+                    qk = normal.to(self.dtype) * w.scale
+                qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, -1), sin).to(self.dtype)
+                q, k = qk.split([self.heads, self.kv_heads], 1)
+                cache.write(i, k, v)
+                x = x + F.linear(cache.attend(i, q, w.scaling).flatten(1), w.out)
+                gate, up = F.linear(rms_norm(x, w.mlp_norm).to(self.dtype), w.gate_up).chunk(2, -1)
+                x = x + F.linear(F.silu(gate) * up, w.down)
+            return F.linear(rms_norm(x, self.norm).to(self.dtype), self.head)
+
+
+def rms_norm(x, norm):
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+decodable = weakref.WeakKeyDictionary()  # model -> whether a Decoder was seen to give its logits
+
+
+def decoder_of(model, dtype, length):
+    """f(ids, positions, cache) -> logits: a Decoder if it gives what the model gives, else the model."""
+    base, head = model.base_model, model.get_output_embeddings()
+
+    def plain(ids, positions, cache):
+        return head(base(input_ids=ids[:, None], position_ids=positions[:, None], use_cache=False,
+                         cache=cache).last_hidden_state[:, 0])
+
+    if model not in decodable:
+        decodable[model] = Decoder.fits(model)
+        if decodable[model]:  # a new token after a three-token prompt, both ways
+            device = model.device
+            cache = KVCache(model.config, 1, 4, device, dtype)
+            prompt = torch.tensor([[1, 2, 3]], device=device)
+            documents = Documents([3], device)
+            cache.rows, cache.positions = torch.zeros_like(prompt[0]), documents.position_ids
+            base(input_ids=prompt, position_ids=documents.position_ids[None], use_cache=False, cache=cache,
+                 documents=documents)
+            cache.begin(torch.tensor([3], device=device), 4)
+            ids = torch.tensor([4], device=device)
+            ours, theirs = (f(ids, cache.positions, cache).float() for f in (Decoder(model, dtype, 4), plain))
+            error = ((ours - theirs).norm() / theirs.norm()).item()
+            decodable[model] = error < (1e-4 if dtype == torch.float32 else 0.05)
+        if not decodable[model]:
+            warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, its own forward '
+                          'is used', stacklevel=2)
+    return Decoder(model, dtype, length) if decodable[model] else plain
+
+
+# -----------------------------------------------------------------------------
+# sampling
+
+def sample_token(logits, temperature, uniform):
+    """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,); argmax at temperature 0.
+
+    The whole vocabulary, by inverting the cumulative distribution at `uniform` (B,), in [0, 1): no host
+    synchronisation. At temperature 0 the log-prob is that of temperature 1.
+    """
+    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (B, V)
+    if temperature == 0:
+        ids = logprobs.argmax(-1)
+    else:
+        cdf = logprobs.double().exp_().cumsum_(-1)
+        u = uniform[:, None] * cdf[:, -1:]
+        # right=True: the first entry above u, so a token of probability 0 is never drawn
+        ids = torch.searchsorted(cdf, u, right=True)[:, 0].clamp_(max=cdf.shape[1] - 1)
+    return ids, logprobs.gather(1, ids[:, None])[:, 0]
+
+
+@torch.inference_mode()
+def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None, kv_cache_gb=4.0,
+             progress=None):
+    """Sample `group_size` completions of every prompt (token ids) from softmax(logits / temperature).
+
+    A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to
+    the next one waiting; rows wait while the KV cache (`kv_cache_gb` GB, or what the GPU has) is full.
+    Nothing of the model's generation_config is applied. Call it under the trainer's autocast: then both
+    compute the same numbers. `seeds` holds an int per prompt; a completion depends on its prompt's seed and
+    its place in the group, not on the batch, the cache or the ranks (up to rounding in the logits).
+    Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
+    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar for whoever watches.
+    Raises UserError when a prompt cannot fit.
+    """
+    config, device = model.config, model.device
+    if not prompts:
+        return []
+    if temperature and len(seeds or []) != len(prompts):
+        raise ValueError('sampling needs one seed a prompt')
+    length = max(map(len, prompts)) + max_new_tokens
+    if length > config.max_position_embeddings:
+        raise UserError(f'a prompt and max_new_tokens make {length} tokens, the model has '
+                        f'{config.max_position_embeddings} positions: lower max_new_tokens')
+    autocast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if autocast else model.dtype
+    total, training = len(prompts) * group_size, model.training
+    model.eval()  # no activation checkpointing
+    decode = decoder_of(model, dtype, length)
+    room = kv_cache_gb * 1e9
+    if device.type == 'cuda':  # what the driver has free, and torch keeps for itself unused
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        room = min(room, 0.9 * (torch.cuda.mem_get_info(device)[0] + unused))
+    slots = min(total, int(room // (length * KVCache.token_bytes(config, dtype))))
+    if slots < 1:
+        raise UserError(f'one row of {length} tokens does not fit a KV cache of {room / 1e9:.3g} GB: raise '
+                        'kv_cache_gb, or lower max_new_tokens')
+    cache = KVCache(config, slots, length, device, dtype)
+    base, head = model.base_model, model.get_output_embeddings()
+    stops = torch.tensor(sorted(stop_ids), device=device)
+    # outputs, a row a request; one more row takes what a slot out of use writes
+    out_ids = torch.zeros(total + 1, max_new_tokens, dtype=torch.long, device=device)
+    out_logprobs = torch.zeros(total + 1, max_new_tokens, device=device)
+    out_lengths = torch.zeros(total + 1, dtype=torch.long, device=device)
+    out_stopped = torch.zeros(total + 1, dtype=torch.bool, device=device)
+    # every request's random numbers, drawn ahead (float64: a float32 could not reach rare tokens)
+    uniform = torch.zeros(total + 1, max_new_tokens, dtype=torch.float64)
+    for p, seed in enumerate(seeds or []):
+        uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
+    uniform = uniform.to(device)
+    # a slot's state: request number, tokens in the cache, tokens sampled, the last, still going
+    request = torch.full((slots,), total, device=device)
+    filled, count, last = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(3))
+    alive = torch.zeros(slots, dtype=torch.bool, device=device)
+    # prompt and its requests [a, b)
+    waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))
+    bar = tqdm(total=total, desc=progress, leave=False, disable=None if progress else True, unit='completion')
+
+    def record(logits, rows):
+        """Sample one token for the slots in the slice `rows` and note it; all on the device, all in place."""
+        live, owner, n = alive[rows], request[rows], count[rows]
+        at = (owner, n.clamp(max=max_new_tokens - 1))
+        ids, logprobs = sample_token(logits, temperature, uniform[at])
+        out_ids[at] = torch.where(live, ids, out_ids[at])
+        out_logprobs[at] = torch.where(live, logprobs, out_logprobs[at])
+        n += live
+        stopped = live & (ids[:, None] == stops).any(-1)
+        out_stopped[owner] |= stopped
+        out_lengths[owner] = n
+        last[rows] = ids
+        live &= ~stopped & (n < max_new_tokens)
+
+    def step(rows):
+        """One more token for the first `rows` slots."""
+        cache.begin(filled[:rows], highest)
+        logits = decode(last[:rows], cache.positions, cache)
+        filled[:rows] += alive[:rows]
+        record(logits, slice(0, rows))
+
+    k = cache.k[0][:, 0]
+    graphs = {} if isinstance(decode, Decoder) and varlen_works(
+        k.repeat_interleave(config.num_attention_heads // k.shape[1], 1), k) else None
+
+    def advance(rows):
+        """step, as a CUDA graph where it can be one: launching its kernels takes longer than they run."""
+        if graphs is None:
+            return step(rows)
+        rows = min([n for n in (*BUCKETS, slots) if rows <= n <= slots])
+        if rows in graphs:
+            return graphs[rows].replay()
+        side = torch.cuda.Stream()  # a real step warms up; then it is recorded, not run
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            step(rows)
+        torch.cuda.current_stream().wait_stream(side)
+        graphs[rows] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graphs[rows]):
+            step(rows)
+
+    check_every = 4 if device.type == 'cpu' else 16  # decode steps between looks at `alive`: they synchronise
+    used = highest = 0  # slots in use: the first ones; no row has more tokens in the cache than `highest`
+    while waiting or used:
+        while waiting and (used == 0 or slots - used >= max(1, slots // 8)) and used < slots:
+            packed, lengths, rows, positions, source, ends, members, first = [], [], [], [], [], [], [], used
+            while waiting and used < slots:
+                p, a, b = waiting.popleft()
+                if packed and len(packed) + len(prompts[p]) > PREFILL_TOKENS:
+                    waiting.appendleft((p, a, b))
+                    break
+                take = min(b - a, slots - used)
+                if a + take < b:
+                    waiting.appendleft((p, a + take, b))
+                prompt, start = prompts[p], len(packed)
+                for slot in range(used, used + take):
+                    rows += [slot] * len(prompt)
+                    positions += range(len(prompt))
+                    source += range(start, start + len(prompt))
+                packed += prompt
+                lengths.append(len(prompt))
+                ends += [start + len(prompt) - 1] * take
+                members += range(a, a + take)
+                used += take
+            documents = Documents(lengths, device)
+            cache.rows, cache.positions, cache.source = (
+                torch.tensor(x, device=device) for x in (rows, positions, source))
+            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, cache=cache,
+                          documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
+            new = slice(first, used)
+            request[new] = torch.tensor(members, device=device)
+            filled[new], count[new], alive[new] = documents.position_ids[ends] + 1, 0, True
+            highest = max(highest, max(lengths))
+            record(head(hidden[ends]), new)
+        for _ in range(check_every):
+            highest = min(highest + 1, length)
+            advance(used)
+        dead = (~alive[:used]).nonzero()[:, 0]
+        if len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
+            keep = used - len(dead)
+            tail = torch.arange(keep, used, device=device)[alive[keep:used]]
+            holes = dead[dead < keep]
+            for state in (request, filled, count, last, alive, *cache.k, *cache.v):
+                state[holes] = state[tail]
+            request[keep:used], alive[keep:used] = total, False
+            used = keep
+            highest = int(filled[:used].max()) if used else 0
+            bar.update(len(dead))
+    bar.close()
+    model.train(training)
+    ids, logprobs = out_ids.cpu(), out_logprobs.cpu()
+    sizes, stopped = out_lengths.tolist(), out_stopped.tolist()
+    rows = [{'ids': ids[i, :n].tolist(), 'logprobs': logprobs[i, :n].clone(), 'stopped': stopped[i]}
+            for i, n in enumerate(sizes[:total])]
+    return [rows[p * group_size:(p + 1) * group_size] for p in range(len(prompts))]

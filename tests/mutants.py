@@ -1,0 +1,69 @@
+"""Breaks, one at a time, the line that an invariant rests on, and sees that its test speaks.
+
+    python tests/mutants.py            # all of them, about 15 minutes on 2 cores; not part of the suite
+    python tests/mutants.py 3 8        # those of invariants 3 and 8 of README.md's table
+
+A mutant that survives is a test that guards nothing: the exit code is then 1.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
+# invariant, file, the line as it is, the line broken, the tests that must fail
+MUTANTS = [
+    (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
+    (1, 'data.py', 'mask[0] = False', 'mask[ids == tokenizer.pad_token_id] = False; mask[0] = False', DATA),
+    (1, 'data.py', 'ids = ids if replies else bos + ids + [tokenizer.eos_token_id]', 'ids = ids if replies else bos + ids', DATA),
+    (2, 'model.py', '.float() / temperature\n            lse', '.float()\n            lse', MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
+     MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'rollout.py', '    config, device = model.config, model.device\n',
+     '    config, device = model.config, model.device\n    temperature = model.generation_config.temperature or temperature\n',
+     MODEL + 'test_generation_config_is_never_applied'),
+    (3, 'sft.py', '-logprobs.sum() / supervised', '-logprobs.mean()', SCRIPTS + 'test_sft_does_not_depend_on_micro_batches'),
+    (3, 'sft.py', '(micro_loss * world_size).backward()', 'micro_loss.backward()', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
+    (3, 'grpo.py', '(loss * world_size).backward()', 'loss.backward()', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (3, 'grpo.py', "'tokens': total_tokens", "'tokens': sum(len(c['ids']) for _, c, _ in docs)", SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (4, 'sft.py', 'i < len(bins) - 1 else', 'True else', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
+    (4, 'grpo.py', 'i < len(micro_batches) - 1 else', 'True else', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (5, 'model.py', "device='cpu', dtype=torch.float32, attention", "device='cpu', dtype='auto', attention",
+     MODEL + 'test_weights_are_fp32_masters'),
+    (6, 'sft.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact'),
+    (6, 'grpo.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact'),
+    (6, 'grpo.py', 'tokens, order.position = (saved', 'tokens, _ = (saved', SCRIPTS + 'test_resume_is_bit_exact'),
+    (6, 'sft.py', "        os.truncate(log_path, saved['log_bytes'])", '        pass', SCRIPTS + 'test_resume_is_bit_exact'),
+    (7, 'grpo.py', "collate([(p + c['ids'],", "collate([(p + tokenizer(tokenizer.decode(c['ids'], skip_special_tokens=True))['input_ids'],",
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (8, 'model.py', 'documents = Documents(lengths, ids.device)', 'documents = Documents([len(ids)], ids.device)',
+     MODEL + 'test_packed_documents_do_not_see_each_other'),
+    (8, 'model.py', '(torch.arange(len(starts)) - starts)', 'torch.arange(len(starts))', MODEL + 'test_packed_documents_do_not_see_each_other'),
+    (9, 'grpo.py', "micro.get('old_logprobs', logprobs.detach())", "micro.get('old_logprobs', logprobs)",
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (9, 'grpo.py', 'advantages = rewards - rewards.mean()', 'advantages = rewards.clone()',
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+]
+
+survived = 0
+for invariant, name, line, broken, tests in MUTANTS:
+    if sys.argv[1:] and str(invariant) not in sys.argv[1:]:
+        continue
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, 'nanopost')
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '.venv', 'out', 'wandb', '__pycache__', '.*cache'))
+        with open(os.path.join(copy, name)) as f:
+            source = f.read()
+        assert source.count(line) == 1, (name, line, source.count(line))
+        with open(os.path.join(copy, name), 'w') as f:
+            f.write(source.replace(line, broken))
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-xq', '-p', 'no:cacheprovider', *tests.split()],
+                              cwd=copy, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    last = done.stdout.strip().splitlines()[-1]
+    caught = done.returncode == 1 and 'failed' in last
+    survived += not caught
+    print(f'{"caught" if caught else "SURVIVED":8} invariant {invariant} {name}: {line.strip()[:60]!r} ({last})', flush=True)
+print(f'{survived} survived')
+sys.exit(survived > 0)
