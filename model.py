@@ -301,27 +301,27 @@ def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
     return False
 
 
-def attention(module, q, k, v, mask, scaling=None, documents=None, cache=None, sliding_window=None, **_):
+def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None, sliding_window=None, **_):
     """transformers' attention interface: q (B, heads, T, head size), k and v (B, kv heads, T, head size).
 
-    With `documents` B is 1 and the row is packed; with `cache` alone T is 1 and every row sees its own past.
+    With `documents` B is 1 and the row is packed; with `kv_slots` alone T is 1 and every row sees its own past.
     Returns (B, T, heads, head size) and None for the weights.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast fp32 norms and rotations hand fp32 back
-    longest = documents.longest if documents is not None else cache.length if cache is not None else 0
+    longest = documents.longest if documents is not None else kv_slots.length if kv_slots is not None else 0
     if sliding_window is not None and longest > sliding_window:
         raise UserError(f'{longest} tokens exceed the sliding window ({sliding_window}) of this model: lower '
                         'max_length or max_new_tokens')
     if documents is not None:
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, head size)
-        if cache is not None:
-            cache.write(module.layer_idx, k, v)
+        if kv_slots is not None:
+            kv_slots.write(module.layer_idx, k, v)
         packed = packed_varlen if varlen_works(q, k) else packed_sdpa
         return packed(q, k, v, documents, scaling)[None], None
-    if cache is None:
-        raise RuntimeError("needs documents= or cache=; for plain calls load the model with attention='sdpa'")
-    cache.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
-    return cache.attend(module.layer_idx, q[:, :, 0], scaling)[:, None], None
+    if kv_slots is None:
+        raise RuntimeError("needs documents= or kv_slots=; for plain calls load the model with attention='sdpa'")
+    kv_slots.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
+    return kv_slots.attend(module.layer_idx, q[:, :, 0], scaling)[:, None], None
 
 
 AttentionInterface.register('nanopost', attention)  # no mask function of this name: transformers builds none

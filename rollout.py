@@ -144,7 +144,7 @@ def decoder_of(model, dtype, length):
 
     def plain(ids, positions, cache):
         return head(base(input_ids=ids[:, None], position_ids=positions[:, None], use_cache=False,
-                         cache=cache).last_hidden_state[:, 0])
+                         kv_slots=cache).last_hidden_state[:, 0])
 
     if model not in decodable:
         decodable[model] = Decoder.fits(model)
@@ -154,7 +154,7 @@ def decoder_of(model, dtype, length):
             prompt = torch.tensor([[1, 2, 3]], device=device)
             documents = Documents([3], device)
             cache.rows, cache.positions = torch.zeros_like(prompt[0]), documents.position_ids
-            base(input_ids=prompt, position_ids=documents.position_ids[None], use_cache=False, cache=cache,
+            base(input_ids=prompt, position_ids=documents.position_ids[None], use_cache=False, kv_slots=cache,
                  documents=documents)
             cache.begin(torch.tensor([3], device=device), 4)
             ids = torch.tensor([4], device=device)
@@ -311,7 +311,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             documents = Documents(lengths, device)
             cache.rows, cache.positions, cache.source = (
                 torch.tensor(x, device=device) for x in (rows, positions, source))
-            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, cache=cache,
+            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, kv_slots=cache,
                           documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
             new = slice(first, used)
             request[new] = torch.tensor(members, device=device)
