@@ -65,6 +65,7 @@ advantage_std = True  # divide the centred rewards by the group's std; False: on
 updates_per_rollout = 1  # optimizer steps on one rollout batch, each on its share of the prompts
 clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
 loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
+importance_cap = 0.0  # of the weight trainer's / sampler's probability, where they differ; 0: no weight
 beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
 micro_batch_tokens = 8192  # tokens in one forward, per GPU
 max_steps = 100  # optimizer steps
@@ -88,6 +89,7 @@ seed = 1337
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
 dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
 activation_checkpointing = False  # recompute each layer in backward
+compile = False  # torch.compile of every layer: minutes at the start, and a gain on GPUs only
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
 
@@ -132,6 +134,9 @@ if rank == 0:
 lm = load_model(model, device)
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+if compile:
+    for layer in lm.base_model.layers:
+        layer.compile(dynamic=True)
 raw = policy = Policy(lm)
 reference = Policy(load_model(model, device, getattr(torch, dtype)).eval()) if beta else None
 if world_size > 1:
@@ -340,8 +345,11 @@ while step < max_steps:
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
                     logprobs, entropy = policy(micro['ids'], micro['lengths'], micro['index'], temperature)
-                ratio = torch.exp(logprobs - micro.get('old_logprobs', logprobs.detach()))  # grad pi / pi_old
-                advantage = micro['advantage']
+                weight, old_logprobs = micro['weight'], micro.get('old_logprobs', logprobs.detach())
+                if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
+                    sampled = torch.exp(old_logprobs - micro['sampler_logprobs'])
+                    weight = weight * sampled.clamp(max=importance_cap)
+                ratio, advantage = torch.exp(logprobs - old_logprobs), micro['advantage']  # grad pi / pi_old
                 unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
                 objective = torch.min(unclipped, clipped)  # equation 3; the min is the mask
                 k3 = torch.zeros_like(logprobs)
@@ -349,7 +357,7 @@ while step < max_steps:
                     difference = micro['ref_logprobs'] - logprobs
                     # equation 4 (expm1 keeps small ones' digits); the ratio makes its gradient the KL's
                     k3 = ratio * (torch.expm1(difference) - difference)
-                loss = -(micro['weight'] * (objective - beta * k3)).sum()
+                loss = -(weight * (objective - beta * k3)).sum()
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():
                 mismatch = (logprobs - micro['sampler_logprobs']).abs()

@@ -33,7 +33,7 @@ SHAPES = {
     'qwen3-4b': (36, 2560, 32, 8, 128, 9728, 151936, True, 40960),
     'qwen3-8b': (36, 4096, 32, 8, 128, 12288, 151936, False, 40960),
 }
-LOGITS_PER_CHUNK = 2 ** 26  # logits held at once: 256 MiB of fp32, 441 tokens of Qwen3's vocabulary
+LOGITS_PER_CHUNK = 2 ** 26  # logits computed at once: 256 MiB of fp32, 441 tokens of Qwen3's vocabulary
 
 
 def head_size(config):
@@ -168,10 +168,10 @@ def load_state(out_dir, rank, world_size):
 
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True, shard_optimizer=True,
                 bf16=True, reference=False, kv_cache_gb=0.0):
-    """Bytes per GPU by what holds them, in GB (1e9), as a dict; 'peak' is their sum at the worst moment.
+    """Memory of a GPU by what holds it, in GB (1e9 bytes), as a dict; 'peak' is the sum at the worst moment.
 
-    fp32 weights and gradients, autocast's bf16 casts, Adam's two moments over the ranks. The cache is freed
-    before the update, so it and the activations are not added up. Activations are an estimate.
+    Always there: fp32 weights and gradients, Adam's two moments over the ranks. Only in a rollout: the decode
+    copy and the KV cache. Only in an update: autocast's casts, activations (an estimate) and logits.
     """
     with torch.device('meta'):
         n = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
@@ -182,16 +182,14 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     layer = (12 * hidden + 4 * heads * head_dim + 4 * config.intermediate_size) * (2 if bf16 else 4)
     kept = layers * hidden * 4 + 2 * layer if activation_checkpointing else layers * layer
     shards = world_size if shard_optimizer else 1
-    plan = {
-        'weights (fp32)': 4 * n, 'gradients (fp32)': 4 * n, 'autocast copies (bf16)': 2 * n * bf16,
-        f'Adam moments / {shards}': 8 * n / shards, 'reference': (2 if bf16 else 4) * n * reference,
-        'activations': micro_batch_tokens * kept,
-        'logits chunk and head gradient': LOGITS_PER_CHUNK * 12 + 4 * vocab * hidden,
-        'KV cache (rollout)': kv_cache_gb * 1e9,
-    }
-    update = plan['activations'] + plan['logits chunk and head gradient']
-    resident = sum(plan.values()) - update - plan['KV cache (rollout)']
-    plan['peak'] = resident + max(update, plan['KV cache (rollout)'])
+    size = 2 if bf16 else 4
+    always = {'weights (fp32)': 4 * n, 'gradients (fp32)': 4 * n, f'Adam moments / {shards}': 8 * n / shards,
+              'reference': size * n * reference}
+    rollout = {'decode copy': size * n, 'KV cache': kv_cache_gb * 1e9} if kv_cache_gb else {}
+    update = {'autocast casts (bf16)': 2 * n * bf16, 'activations': micro_batch_tokens * kept,
+              'logits chunk and head gradient': LOGITS_PER_CHUNK * 8 + 4 * vocab * hidden}
+    plan = {**always, **rollout, **update}
+    plan['peak'] = sum(always.values()) + max(sum(rollout.values()), sum(update.values()))
     return {key: value / 1e9 for key, value in plan.items() if value}
 
 
@@ -301,10 +299,11 @@ def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
     return False
 
 
+@torch.compiler.disable  # its plan is data: a compiled layer breaks here
 def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None, sliding_window=None, **_):
     """transformers' attention interface: q (B, heads, T, head size), k and v (B, kv heads, T, head size).
 
-    With `documents` B is 1 and the row is packed; with `kv_slots` alone T is 1 and every row sees its own past.
+    With `documents` B is 1 and the row is packed; with `kv_slots` alone T is 1 and a row sees its own past.
     Returns (B, T, heads, head size) and None for the weights.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast fp32 norms and rotations hand fp32 back
@@ -319,7 +318,7 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
         packed = packed_varlen if varlen_works(q, k) else packed_sdpa
         return packed(q, k, v, documents, scaling)[None], None
     if kv_slots is None:
-        raise RuntimeError("needs documents= or kv_slots=; for plain calls load the model with attention='sdpa'")
+        raise RuntimeError("needs documents= or kv_slots=; for plain calls use load_model(attention='sdpa')")
     kv_slots.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
     return kv_slots.attend(module.layer_idx, q[:, :, 0], scaling)[:, None], None
 
@@ -344,10 +343,11 @@ class TokenLogprobs(torch.autograd.Function):
         w = weight.to(dtype).T
         for i in range(0, n, rows):
             part = slice(i, i + rows)
-            logits = (hidden[part].to(dtype) @ w).float() / temperature
+            logits = (hidden[part].to(dtype) @ w).float().div_(temperature)
             lse[part] = torch.logsumexp(logits, -1)
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - lse[part]
-            entropy[part] = lse[part] - ((logits - lse[part, None]).exp() * logits).sum(-1)
+            p = (logits - lse[part, None]).exp_()
+            entropy[part] = lse[part] - torch.linalg.vecdot(p, logits)
         ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.mark_non_differentiable(entropy)
@@ -363,10 +363,13 @@ class TokenLogprobs(torch.autograd.Function):
         for i in range(0, n, rows):
             part = slice(i, i + rows)
             h, g = hidden[part].to(ctx.dtype), grad[part, None] / ctx.temperature
-            p = ((h @ w.T).float() / ctx.temperature - lse[part, None]).exp_()
+            p = (h @ w.T).float().div_(ctx.temperature).sub_(lse[part, None]).exp_()
             d = p.mul_(-g).scatter_add_(1, targets[part, None], g).to(ctx.dtype)
             grad_hidden[part] = (d @ w).to(hidden.dtype)
-            grad_weight += d.T @ h
+            if ctx.dtype == torch.float32:
+                grad_weight.addmm_(d.T, h)
+            else:
+                grad_weight += d.T @ h
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 

@@ -76,6 +76,7 @@ seed = 1337
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
 dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
 activation_checkpointing = False  # recompute each layer in backward
+compile = False  # torch.compile of every layer: minutes at the start, and a gain on GPUs only
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals())
@@ -125,6 +126,9 @@ if rank == 0:
 lm = load_model(model, device)
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+if compile:
+    for layer in lm.base_model.layers:
+        layer.compile(dynamic=True)
 raw = policy = Policy(lm)
 if world_size > 1:
     policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)

@@ -18,5 +18,5 @@ if script == 'grpo':
     instruction = 'Please reason step by step, and put your final answer within \\boxed{}.'
     prompts_per_step, group_size, max_new_tokens, max_prompt_tokens = 32, 8, 2048, 1024
     advantage_std, learning_rate, schedule, warmup_steps = False, 1e-6, 'constant', 10
-    kv_cache_gb = 15.0
+    kv_cache_gb, importance_cap = 24.0, 2.0
     max_steps, eval_every, sample_every, checkpoint_every = 300, 25, 5, 50

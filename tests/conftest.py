@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -23,6 +24,19 @@ def launch(script, *flags, ranks=1, cwd=ROOT, check=True):
 @pytest.fixture(scope='session')
 def run():
     return launch
+
+
+def script_until_loop(monkeypatch, script, *flags):
+    """The namespace of a script run up to its loop, and the source of its `# loss, backward` block."""
+    monkeypatch.setattr(sys, 'argv', [script, *flags])
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    path = os.path.join(ROOT, script)
+    source = open(path).read()
+    head, loop = source.split('# --- the loop', 1)
+    namespace = {'__file__': path, '__name__': '__main__', '__doc__': ''}
+    exec(compile(head, path, 'exec'), namespace)
+    block = loop[loop.rindex('\n', 0, loop.index('# loss, backward')) + 1:loop.index('# step\n')]
+    return namespace, textwrap.dedent(block[:block.rindex('\n') + 1])
 
 
 def read_log(out_dir):

@@ -1,5 +1,6 @@
 """sft.py and grpo.py as their users run them: invariants 1, 3, 4, 6, 7 and 9, faults of the person at the keyboard."""
 import json
+import math
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, read_log
+from conftest import ROOT, read_log, script_until_loop
 from safetensors.torch import load_file
 
 SFT = ['--max_steps=3', '--batch_size=8', '--eval_data=', '--eval_prompts=', '--warmup_steps=1']
@@ -90,6 +91,26 @@ def test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not(run, start_model
     for r in records:
         assert abs(r['loss']) < 1e-6 and (r['grad_norm'] > 1e-3) == (r['reward/zero_std_frac'] < 1)
         assert r['policy/mismatch'] < 1e-4  # invariant 2, in training
+
+
+def test_importance_cap(monkeypatch, start_model, tmp_path):
+    """The gradient is scaled by the trainer's probability over the sampler's, at most by the cap; 0 leaves it alone."""
+    ns, block = script_until_loop(monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path}/x',
+                                  '--eval_prompts=', '--max_new_tokens=24')
+    ns['micro_batches'] = ns['micro_batches_of'](ns['rollout'](list(range(16)), 0))
+    drawn = [micro['sampler_logprobs'] for micro in ns['micro_batches']]
+
+    def gradient(cap, shift):
+        for micro, logprobs in zip(ns['micro_batches'], drawn):
+            micro['sampler_logprobs'] = logprobs - shift
+        ns['importance_cap'] = cap
+        ns['lm'].zero_grad()
+        exec(block, ns)
+        return torch.cat([p.grad.flatten() for p in ns['lm'].parameters()])
+    plain = gradient(0.0, 0.4)
+    assert plain.norm() > 1e-3
+    for cap, shift, factor in ((2.0, 0.4, math.exp(0.4)), (2.0, 1.0, 2.0), (2.0, -1.0, math.exp(-1.0))):
+        assert (gradient(cap, shift) - factor * plain).norm() < 1e-4 * plain.norm()
 
 
 @pytest.mark.parametrize('script', ['sft.py', 'grpo.py'])

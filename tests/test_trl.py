@@ -4,30 +4,13 @@ Where definitions differ (not compared): TRL averages the SFT loss of one proces
 num_items_in_batch is given (given here); its GRPO default counts tokens as we do ('dapo'); its clip_high defaults to
 clip_low; its std is the sample's with 1e-4 added, as ours; its completions come from transformers' generate.
 """
-import os
-import sys
-import textwrap
-
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script_until_loop
 from transformers import AutoModelForCausalLM
 
 trl = pytest.importorskip('trl')
 datasets = pytest.importorskip('datasets')
-
-
-def script_until_loop(monkeypatch, script, *flags):
-    """The namespace of a script run up to its loop, and the source of its `# loss, backward` block."""
-    monkeypatch.setattr(sys, 'argv', [script, *flags])
-    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
-    path = os.path.join(ROOT, script)
-    source = open(path).read()
-    head, loop = source.split('# --- the loop', 1)
-    namespace = {'__file__': path, '__name__': '__main__', '__doc__': ''}
-    exec(compile(head, path, 'exec'), namespace)
-    block = loop[loop.rindex('\n', 0, loop.index('# loss, backward')) + 1:loop.index('# step\n')]
-    return namespace, textwrap.dedent(block[:block.rindex('\n') + 1])
 
 
 def close(ours, theirs, loss, their_loss):

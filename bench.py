@@ -1,0 +1,330 @@
+"""What costs time and memory, measured on random weights, in one run with the peer.
+
+    python bench.py --what=sft --against=trl              # sft.py's own lines against TRL's SFTTrainer
+    python bench.py --what=grpo --against=trl             # --fill=0.4: a long tail; --prompt_tokens=400
+    python bench.py --what=generate --against=transformers
+    python bench.py --what=memory                         # log-probs of 4,096 tokens at Qwen3's vocabulary
+    python bench.py --what=scale                          # how time grows when work doubles
+    python bench.py --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 --new_tokens=1024    # a GPU
+
+A script is run as it stands: its source up to the loop, then the loop, a few steps at a time. Peers
+(requirements-dev.txt) alternate with it; a ratio is the median over rounds, with the smallest and largest.
+"""
+import contextlib
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import ContinuousBatchingConfig, GenerationConfig, TrainerCallback
+
+from configurator import configure
+from model import Documents, Policy, TokenLogprobs, head_size, load_model
+from rollout import KVCache, generate
+
+# --- config -------------------------------------------------------------------
+what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale'
+against = ''  # '': ours alone; 'trl' (sft, grpo), 'transformers' (generate)
+shape = 'tiny'  # of model.py's SHAPES
+rounds = 5  # alternations, after one that warms up
+steps = 4  # optimizer steps of a round
+rows = 64  # sequences of a GRPO step or of a call of generate
+group_size = 8  # of them, completions of one prompt
+prompt_tokens = 24  # about; they differ by a tenth
+new_tokens = 64  # of a completion, at most
+fill = 1.0  # mean completion / new_tokens; 1: all are equally long, less: geometric lengths
+batch_size = 8  # sequences of an SFT step, their lengths log-normal (median 200, at most 1,000)
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute
+configure(globals())
+name, stop, folder = 'tiny' if shape == 'tiny' else f'random:{shape}', 261, tempfile.mkdtemp()
+rng, half = np.random.default_rng(1), dtype == 'bfloat16'
+torch.manual_seed(1)
+
+
+# --- measuring ----------------------------------------------------------------
+def seconds(run, *args):
+    start = time.perf_counter()
+    run(*args)
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternate(unit, **sides):
+    """Prints the median rate of every side (a function -> work done, seconds) and its ratio to the first."""
+    rates = {side: [] for side in sides}
+    for i in range(rounds + 1):
+        for side, run in sides.items():
+            work, took = run()
+            rates[side] += [work / took] * (i > 0)
+    first, *_ = rates.values()
+    for side, rate in rates.items():
+        ratios = sorted(a / b for a, b in zip(first, rate))
+        print(f'{side:>12} {statistics.median(rate):10.4g} {unit}' + (rate is not first) * (
+            f'   ours / it {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'))
+    return statistics.median(first)
+
+
+def texts(sizes):
+    return [bytes(rng.integers(97, 123, int(n))).decode() for n in sizes]
+
+
+def prompts_of(n):
+    return texts(rng.integers(0.9 * prompt_tokens, 1.1 * prompt_tokens + 1, n))
+
+
+def stopping(lm):
+    """A random model that ends with a constant probability a token, mean length fill * new_tokens.
+
+    The stop token's row alone reads a residual direction that never changes, so that the lengths' distribution
+    is the same for every engine, whatever is said."""
+    low, high = 1e-9, 1.0
+    for _ in range(60):  # the mean of min(geometric, n) is (1 - (1 - p)^n) / p
+        p = (low * high) ** 0.5
+        low, high = (p, high) if (1 - (1 - p) ** new_tokens) / p > fill * new_tokens else (low, p)
+    with torch.no_grad():
+        embed, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+        embed[:, 0] = 4 * embed.std()
+        for layer in lm.base_model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0
+        hidden = lm.base_model(torch.randint(97, 123, (1, 64), device=device),
+                               documents=Documents([64], lm.device)).last_hidden_state[0]
+        head[stop] = 0
+        others = (hidden @ head.T).logsumexp(-1).mean()
+        head[stop, 0] = (others + np.log(p if fill < 1 else 1e-9)) / hidden[:, 0].mean()
+    return lm
+
+
+def script(file, **knobs):
+    """A script's namespace before its loop, and a function that runs n steps of the loop -> seconds."""
+    knobs = {'model': name, 'device': device, 'dtype': dtype, 'learning_rate': 1e-6, 'warmup_steps': 0,
+             'schedule': 'constant', 'data': f'{folder}/rows.jsonl', 'eval_prompts': '', 'eval_every': 0,
+             'checkpoint_every': 0, 'log_every': 10 ** 6, 'out_dir': f'{folder}/{file}', **knobs}
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
+    with open(path) as f:
+        head, loop = f.read().split('# --- the loop', 1)
+    space, argv = {'__file__': path, '__name__': '__main__', '__doc__': ''}, sys.argv
+    sys.argv = [file, *(f'--{key}={value}' for key, value in knobs.items())]
+    with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+        exec(compile(head, path, 'exec'), space)
+    sys.argv, space['save_checkpoint'] = argv, lambda: None
+    code = compile('#' + loop.split('# --- clean up')[0], path, 'exec')
+
+    def go_on(n):
+        space['max_steps'] = space['step'] + n
+        return seconds(exec, code, space)
+    return space, go_on
+
+
+def write_rows(found):
+    with open(f'{folder}/rows.jsonl', 'w') as f:
+        f.writelines(json.dumps(row) + '\n' for row in found)
+
+
+def peer(trainer, work):
+    """Function -> work, seconds of a TRL trainer's steps by the clock of its own callbacks."""
+    clock = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            clock.append(time.perf_counter())
+        on_step_end = on_step_begin
+    trainer.add_callback(Clock())
+
+    def run():
+        clock.clear()
+        with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+            trainer.train()
+        return work, clock[-1] - clock[0]
+    return run
+
+
+def trl_options():
+    return dict(output_dir=folder, report_to='none', use_cpu=device == 'cpu', bf16=half, save_strategy='no',
+                logging_strategy='no', learning_rate=1e-6, lr_scheduler_type='constant', disable_tqdm=True,
+                gradient_checkpointing=False, max_steps=steps)
+
+
+def twin(lm):
+    """The same weights for a peer, with transformers' own attention."""
+    copy = load_model(name, device, attention='sdpa')
+    copy.load_state_dict(lm.state_dict())
+    return copy
+
+
+# --- what is measured ---------------------------------------------------------
+def bench_sft():
+    sizes = np.minimum(np.exp(rng.normal(np.log(200), 0.8, batch_size * steps)), 1000).astype(int) + 2
+    lines = texts(sizes)
+    write_rows({'text': line} for line in lines)
+    real = int(sizes.sum()) + len(sizes)
+    space, go_on = script('sft.py', eval_data='', batch_size=batch_size)
+    sides = {'sft.py': lambda: (real, go_on(steps))}
+    if against == 'trl':
+        import datasets
+        import trl
+        ids = [[*line.encode(), stop] for line in lines]
+        data = datasets.Dataset.from_list([{'input_ids': row, 'labels': row} for row in ids])
+        for side, batch, options in (
+                ('TRL padded', batch_size, {'max_length': None, 'dataset_kwargs': {'skip_prepare_dataset': True}}),
+                ('TRL bfd', 1, {'packing': True, 'packing_strategy': 'bfd', 'max_length': real // steps}),
+                ('TRL wrapped', 1, {'packing': True, 'packing_strategy': 'wrapped', 'max_length': real // steps})):
+            args = trl.SFTConfig(**trl_options(), per_device_train_batch_size=batch, **options)
+            trainer = trl.SFTTrainer(twin(space['lm']), args=args, train_dataset=data,
+                                     processing_class=space['tokenizer'])
+            sides[side] = peer(trainer, real)
+            if batch > 1:
+                padded = trainer.data_collator([data[i] for i in range(batch)]).to(device)
+                with torch.no_grad():
+                    theirs = trainer.model(**padded).loss.item()
+                    micro = space['collate']([(row, [True] * len(row)) for row in ids[:batch]])
+                    logprobs, _ = space['raw'](micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
+                print(f'loss of a batch: sft.py {-logprobs.mean().item():.6f}, TRL {theirs:.6f}')
+    rate = alternate('tokens/s', **sides)
+    c, n = space['lm'].config, sum(p.numel() for p in space['lm'].parameters())
+    mean = (sizes ** 2).sum() / sizes.sum()  # length of a token's document, on average
+    flops = rate * (6 * n + 6 * c.num_hidden_layers * c.num_attention_heads * head_size(c) * mean)
+    print(f'{flops / 1e12:.3g} TFLOP/s = tokens/s x (6 N + 6 layers x heads x head size x mean length), '
+          f'N = {n:,}' + (f': MFU {flops / 989e12:.1%} of 989' if device == 'cuda' else ''))
+
+
+def bench_grpo():
+    write_rows({'prompt': text, 'answer': '1', 'dataset': 'sums'} for text in prompts_of(rows // group_size * steps))
+    space, go_on = script('grpo.py', prompts_per_step=rows // group_size, group_size=group_size, sample_every=0,
+                          max_new_tokens=new_tokens, max_prompt_tokens=2 * prompt_tokens)
+    stopping(space['lm'])
+    space['verify'] = lambda kind, completion, truth: len(completion) % 2
+    made, rolled = [], []
+
+    def ours():
+        took = 0
+        for _ in range(steps):
+            took += go_on(1)
+            made.append(space['generated'] / rows)
+            rolled.append(space['rollout_seconds'] / took * steps if took else 0)
+        return steps, took
+    sides = {'grpo.py': ours}
+    if against == 'trl':
+        import datasets
+        import trl
+        args = trl.GRPOConfig(**trl_options(), per_device_train_batch_size=rows, num_generations=group_size, beta=0.0,
+                              max_completion_length=new_tokens, temperature=1.0, epsilon_high=0.28)
+        chats = [[{'role': 'user', 'content': prompt['text']}] for prompt in space['prompts']]
+        theirs = []
+
+        def reward(completions, completion_ids, **_):
+            theirs.extend(map(len, completion_ids))
+            return [float(len(c[0]['content']) % 2) for c in completions]
+        sides['TRL'] = peer(trl.GRPOTrainer(
+            twin(space['lm']), reward_funcs=reward, args=args, processing_class=space['tokenizer'],
+            train_dataset=datasets.Dataset.from_dict({'prompt': chats})), steps)
+    rate = alternate('steps/s', **sides)
+    print(f'completions of {statistics.mean(made):.1f} tokens' + (
+        f', TRL {statistics.mean(theirs):.1f}' if against else '') + f'; {rate * space["step_tokens"]:.0f} tokens/s')
+
+
+def bench_generate():
+    lm = stopping(load_model(name, device))
+    prompts, calls = [list(text.encode()) for text in prompts_of(rows // group_size)], iter(range(10 ** 6))
+
+    def ours():
+        call = next(calls)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            start = time.perf_counter()
+            groups = generate(lm, prompts, group_size, new_tokens, 1.0, [stop],
+                              [call * 1000 + i for i in range(len(prompts))], kv_cache_gb=60.0)
+        return sum(len(c['ids']) for group in groups for c in group), time.perf_counter() - start
+    sides = {'generate': ours}
+    if against == 'transformers':
+        plain = twin(lm).eval().to(torch.bfloat16 if half else torch.float32)
+        settings = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new_tokens,
+                        eos_token_id=stop, pad_token_id=0)
+        every, longest = [p for p in prompts for _ in range(group_size)], max(map(len, prompts))
+        padded = torch.tensor([[0] * (longest - len(p)) + p for p in every], device=device)
+
+        def dynamic():
+            start = time.perf_counter()
+            ids = plain.generate(padded, attention_mask=(padded != 0).long(), **settings)[:, longest:]
+            before = (ids == stop).int().cumsum(-1) - (ids == stop).int()  # ends before this token
+            return int((before == 0).sum()), time.perf_counter() - start
+
+        def continuous():
+            options = ContinuousBatchingConfig(num_blocks=1024, page_size=32, max_batch_tokens=512)
+            start = time.perf_counter()
+            done = plain.generate_batch(every, GenerationConfig(**settings), options)
+            return sum(len(r.generated_tokens) for r in done.values()), time.perf_counter() - start
+        sides |= {'transformers': dynamic, 'continuous': continuous}
+    rate = alternate('tokens/s', **sides)
+    size = torch.bfloat16 if half else torch.float32
+    read = sum(p.numel() for p in lm.parameters()) * size.itemsize + rows * KVCache.token_bytes(lm.config, size) * (
+        prompt_tokens + fill * new_tokens / 2)
+    large = torch.empty(2 ** 28, dtype=torch.int32, device=device)
+    copied = 2 * large.nbytes / min(seconds(large.clone) for _ in range(5))
+    print(f'a step reads {read / 1e9:.3g} GB (weights, keys, values): {read / rows * rate / copied:.1%} of the copy rate')
+
+
+def bench_memory():
+    """Peak memory over the inputs' and gradients', and time, of forward and backward."""
+    n, vocab, hidden = 4096, 151936, 256
+    h = torch.randn(n, hidden, device=device, requires_grad=True)
+    w = (torch.randn(vocab, hidden, device=device) / 16).requires_grad_()
+    targets = torch.randint(0, vocab, (n,), device=device)
+
+    def ours():
+        TokenLogprobs.apply(h, w, targets, 1.0, torch.float32)[0].sum().backward()
+
+    def cross_entropy():
+        F.cross_entropy(h @ w.T, targets, reduction='sum').backward()
+
+    def naive():
+        torch.log_softmax(h @ w.T, -1).gather(1, targets[:, None]).sum().backward()
+    for run in (ours, cross_entropy, naive):  # from small to large: the process's peak never falls
+        times, used = [], 0
+        for _ in range(rounds if run is not naive else 1):
+            h.grad = w.grad = None
+            if device == 'cuda':
+                torch.cuda.reset_peak_memory_stats()
+                used = torch.cuda.memory_allocated()
+            else:
+                with open('/proc/self/statm') as f:
+                    used = int(f.read().split()[1]) * resource.getpagesize()
+            times.append(seconds(run))
+        peak = torch.cuda.max_memory_allocated() if device == 'cuda' else 1024 * resource.getrusage(
+            resource.RUSAGE_SELF).ru_maxrss
+        print(f'{run.__name__:>14} {(peak - used) / 2 ** 30:6.2f} GiB {min(times):7.2f} s')
+
+
+def bench_scale():
+    """Exponent of time when work doubles: 1 is linear."""
+    lm = load_model(name, device)
+
+    def decode(n):
+        prompts = [list(text.encode()) for text in prompts_of(n // new_tokens // group_size)]
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            generate(lm, prompts, group_size, new_tokens, 1.0, [], list(range(len(prompts))), kv_cache_gb=0.03)
+
+    def train(n):
+        ids = torch.randint(0, 256, (n,), device=device)
+        Policy(lm)(ids, [128] * (n // 128), torch.arange(1, n, device=device))[0].sum().backward()
+
+    def score(vocab):
+        w = torch.randn(vocab, 128, device=device, requires_grad=True)
+        h = torch.randn(512, 128, device=device, requires_grad=True)
+        TokenLogprobs.apply(h, w, torch.zeros(512, dtype=torch.long, device=device), 1.0, torch.float32)[0].sum().backward()
+    for label, run, sizes in (('tokens generated', decode, 2048 * 2 ** np.arange(6)),
+                              ('tokens packed', train, 2048 * 2 ** np.arange(5)),
+                              ('vocabulary', score, 8192 * 2 ** np.arange(5))):
+        run(sizes[0])
+        times = [min(seconds(run, int(n)) for _ in range(3)) for n in sizes]
+        print(f'{label:>17} {sizes[0]} to {sizes[-1]}: {times[0]:.3g} s to {times[-1]:.3g} s, '
+              f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
+
+
+{'sft': bench_sft, 'grpo': bench_grpo, 'generate': bench_generate, 'memory': bench_memory, 'scale': bench_scale}[what]()
