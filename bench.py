@@ -5,12 +5,13 @@
     python bench.py --what=generate --against=transformers
     python bench.py --what=memory                         # log-probs of 4,096 tokens at Qwen3's vocabulary
     python bench.py --what=scale                          # how time grows when work doubles
-    python bench.py --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 --new_tokens=1024    # a GPU
+    python bench.py --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 --new_tokens=1024   # GPU
 
 A script is run as it stands: its source up to the loop, then the loop, a few steps at a time. Peers
 (requirements-dev.txt) alternate with it; a ratio is the median over rounds, with the smallest and largest.
 """
 import contextlib
+import io
 import json
 import os
 import resource
@@ -73,11 +74,11 @@ def alternate(unit, **sides):
 
 
 def texts(sizes):
-    return [bytes(rng.integers(97, 123, int(n))).decode() for n in sizes]
+    return [bytes(rng.integers(97, 123, int(n)).tolist()).decode() for n in sizes]
 
 
 def prompts_of(n):
-    return texts(rng.integers(0.9 * prompt_tokens, 1.1 * prompt_tokens + 1, n))
+    return texts(rng.integers(int(0.9 * prompt_tokens), int(1.1 * prompt_tokens) + 1, n))
 
 
 def stopping(lm):
@@ -112,7 +113,7 @@ def script(file, **knobs):
         head, loop = f.read().split('# --- the loop', 1)
     space, argv = {'__file__': path, '__name__': '__main__', '__doc__': ''}, sys.argv
     sys.argv = [file, *(f'--{key}={value}' for key, value in knobs.items())]
-    with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+    with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(head, path, 'exec'), space)
     sys.argv, space['save_checkpoint'] = argv, lambda: None
     code = compile('#' + loop.split('# --- clean up')[0], path, 'exec')
@@ -140,7 +141,7 @@ def peer(trainer, work):
 
     def run():
         clock.clear()
-        with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
+        with contextlib.redirect_stdout(io.StringIO()):
             trainer.train()
         return work, clock[-1] - clock[0]
     return run
@@ -172,21 +173,22 @@ def bench_sft():
         import trl
         ids = [[*line.encode(), stop] for line in lines]
         data = datasets.Dataset.from_list([{'input_ids': row, 'labels': row} for row in ids])
+        packing = {'packing': True, 'max_length': real // steps}
         for side, batch, options in (
-                ('TRL padded', batch_size, {'max_length': None, 'dataset_kwargs': {'skip_prepare_dataset': True}}),
-                ('TRL bfd', 1, {'packing': True, 'packing_strategy': 'bfd', 'max_length': real // steps}),
-                ('TRL wrapped', 1, {'packing': True, 'packing_strategy': 'wrapped', 'max_length': real // steps})):
+                ('TRL padded', batch_size, dict(max_length=None, dataset_kwargs={'skip_prepare_dataset': True})),
+                ('TRL bfd', 1, dict(packing_strategy='bfd', **packing)),
+                ('TRL wrapped', 1, dict(packing_strategy='wrapped', **packing))):
             args = trl.SFTConfig(**trl_options(), per_device_train_batch_size=batch, **options)
             trainer = trl.SFTTrainer(twin(space['lm']), args=args, train_dataset=data,
                                      processing_class=space['tokenizer'])
-            sides[side] = peer(trainer, real)
-            if batch > 1:
-                padded = trainer.data_collator([data[i] for i in range(batch)]).to(device)
+            if not sides.get('TRL padded'):  # the first batch, both ways
+                padded = {k: x.to(device) for k, x in trainer.data_collator(data.to_list()[:batch]).items()}
+                micro = space['collate']([(row, [True] * len(row)) for row in ids[:batch]])
                 with torch.no_grad():
-                    theirs = trainer.model(**padded).loss.item()
-                    micro = space['collate']([(row, [True] * len(row)) for row in ids[:batch]])
                     logprobs, _ = space['raw'](micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
+                    theirs = trainer.model(**padded).loss.item()
                 print(f'loss of a batch: sft.py {-logprobs.mean().item():.6f}, TRL {theirs:.6f}')
+            sides[side] = peer(trainer, real)
     rate = alternate('tokens/s', **sides)
     c, n = space['lm'].config, sum(p.numel() for p in space['lm'].parameters())
     mean = (sizes ** 2).sum() / sizes.sum()  # length of a token's document, on average
@@ -196,43 +198,42 @@ def bench_sft():
 
 
 def bench_grpo():
-    write_rows({'prompt': text, 'answer': '1', 'dataset': 'sums'} for text in prompts_of(rows // group_size * steps))
+    write_rows({'prompt': text, 'answer': '1', 'dataset': 'sums'}
+               for text in prompts_of(rows // group_size * steps))
     space, go_on = script('grpo.py', prompts_per_step=rows // group_size, group_size=group_size, sample_every=0,
                           max_new_tokens=new_tokens, max_prompt_tokens=2 * prompt_tokens)
     stopping(space['lm'])
-    space['verify'] = lambda kind, completion, truth: len(completion) % 2
-    made, rolled = [], []
+    space['verify'] = lambda kind, completion, truth: float(len(completion) % 2)
+    made, theirs = [], []
 
     def ours():
-        took = 0
-        for _ in range(steps):
-            took += go_on(1)
-            made.append(space['generated'] / rows)
-            rolled.append(space['rollout_seconds'] / took * steps if took else 0)
+        took = go_on(steps)
+        made.append(space['generated'] / rows)
         return steps, took
+
+    def reward(completions, completion_ids, **_):
+        theirs.extend(map(len, completion_ids))
+        return [float(len(c[0]['content']) % 2) for c in completions]
     sides = {'grpo.py': ours}
     if against == 'trl':
         import datasets
         import trl
-        args = trl.GRPOConfig(**trl_options(), per_device_train_batch_size=rows, num_generations=group_size, beta=0.0,
-                              max_completion_length=new_tokens, temperature=1.0, epsilon_high=0.28)
+        args = trl.GRPOConfig(**trl_options(), per_device_train_batch_size=rows, num_generations=group_size,
+                              beta=0.0, max_completion_length=new_tokens, temperature=1.0, epsilon_high=0.28)
         chats = [[{'role': 'user', 'content': prompt['text']}] for prompt in space['prompts']]
-        theirs = []
-
-        def reward(completions, completion_ids, **_):
-            theirs.extend(map(len, completion_ids))
-            return [float(len(c[0]['content']) % 2) for c in completions]
         sides['TRL'] = peer(trl.GRPOTrainer(
             twin(space['lm']), reward_funcs=reward, args=args, processing_class=space['tokenizer'],
             train_dataset=datasets.Dataset.from_dict({'prompt': chats})), steps)
     rate = alternate('steps/s', **sides)
     print(f'completions of {statistics.mean(made):.1f} tokens' + (
-        f', TRL {statistics.mean(theirs):.1f}' if against else '') + f'; {rate * space["step_tokens"]:.0f} tokens/s')
+        f', TRL {statistics.mean(theirs):.1f}' if theirs else '') + f'; prompts and completions '
+          f'{rate * space["step_tokens"]:.0f} tokens/s, rollout {space["rollout_seconds"] * rate:.0%} of a step')
 
 
 def bench_generate():
     lm = stopping(load_model(name, device))
-    prompts, calls = [list(text.encode()) for text in prompts_of(rows // group_size)], iter(range(10 ** 6))
+    prompts = [list(text.encode()) for text in prompts_of(rows // group_size)]
+    calls = iter(range(10 ** 6))
 
     def ours():
         call = next(calls)
@@ -267,7 +268,8 @@ def bench_generate():
         prompt_tokens + fill * new_tokens / 2)
     large = torch.empty(2 ** 28, dtype=torch.int32, device=device)
     copied = 2 * large.nbytes / min(seconds(large.clone) for _ in range(5))
-    print(f'a step reads {read / 1e9:.3g} GB (weights, keys, values): {read / rows * rate / copied:.1%} of the copy rate')
+    print(f'a step reads {read / 1e9:.3g} GB of weights, keys and values: {read / rows * rate / copied:.1%} '
+          'of the copy rate')
 
 
 def bench_memory():
@@ -316,8 +318,8 @@ def bench_scale():
 
     def score(vocab):
         w = torch.randn(vocab, 128, device=device, requires_grad=True)
-        h = torch.randn(512, 128, device=device, requires_grad=True)
-        TokenLogprobs.apply(h, w, torch.zeros(512, dtype=torch.long, device=device), 1.0, torch.float32)[0].sum().backward()
+        h, targets = torch.randn(512, 128, device=device), torch.zeros(512, dtype=torch.long, device=device)
+        TokenLogprobs.apply(h, w, targets, 1.0, torch.float32)[0].sum().backward()
     for label, run, sizes in (('tokens generated', decode, 2048 * 2 ** np.arange(6)),
                               ('tokens packed', train, 2048 * 2 ** np.arange(5)),
                               ('vocabulary', score, 8192 * 2 ** np.arange(5))):
@@ -327,4 +329,4 @@ def bench_scale():
               f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
 
 
-{'sft': bench_sft, 'grpo': bench_grpo, 'generate': bench_generate, 'memory': bench_memory, 'scale': bench_scale}[what]()
+globals()[f'bench_{what}']()

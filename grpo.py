@@ -209,7 +209,7 @@ def rollout(indices, first):
     groups = {}
     for i, prompt, group in zip(mine, rows, completions):
         texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
-        rewards = torch.tensor([verify(prompt['kind'], text, prompt['truth']) for text in texts])
+        rewards = torch.tensor([float(verify(prompt['kind'], text, prompt['truth'])) for text in texts])
         advantages = rewards - rewards.mean()  # equation 3's numerator; zero when all rewards are equal
         if advantage_std and group_size > 1:
             advantages /= rewards.std() + 1e-4
