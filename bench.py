@@ -31,7 +31,7 @@ from rollout import KVCache, generate
 
 # --- config -------------------------------------------------------------------
 what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale'
-against = ''  # '': ours alone; 'trl' (sft, grpo), 'transformers' (generate)
+against = ''  # '': ours alone; 'trl' (sft, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
 steps = 4  # optimizer steps of a round
@@ -243,7 +243,7 @@ def bench_generate():
                               [call * 1000 + i for i in range(len(prompts))], kv_cache_gb=60.0)
         return sum(len(c['ids']) for group in groups for c in group), time.perf_counter() - start
     sides = {'generate': ours}
-    if against == 'transformers':
+    if against:
         plain = twin(lm).eval().to(torch.bfloat16 if half else torch.float32)
         settings = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new_tokens,
                         eos_token_id=stop, pad_token_id=0)
@@ -261,7 +261,7 @@ def bench_generate():
             start = time.perf_counter()
             done = plain.generate_batch(every, GenerationConfig(**settings), options)
             return sum(len(r.generated_tokens) for r in done.values()), time.perf_counter() - start
-        sides |= {'transformers': dynamic, 'continuous': continuous}
+        sides[against] = continuous if against == 'continuous' else dynamic
     rate = alternate('tokens/s', **sides)
     size = torch.bfloat16 if half else torch.float32
     read = sum(p.numel() for p in lm.parameters()) * size.itemsize + rows * KVCache.token_bytes(lm.config, size) * (

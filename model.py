@@ -246,11 +246,12 @@ def packed_varlen(q, k, v, documents, scaling):
 def cached_sdpa(q, k, v, used, mask, scaling):
     """One query a row against its past: q (B, heads, head size), k and v (B, length, kv heads, head size).
 
-    Row i sees its first used[i] keys; `mask` (B, n) says the same, and that no row sees more than n.
+    Row i sees its first used[i] keys; `mask` (B, n), 0 or -inf, says the same, and that none sees more than n.
+    The heads that share a key are given as queries: each key is read once.
     """
     k, v = (x[:, :mask.shape[1]].transpose(1, 2) for x in (k, v))
-    return F.scaled_dot_product_attention(q[:, :, None], k, v, mask[:, None, None], scale=scaling,
-                                          enable_gqa=True)[:, :, 0]
+    q = q.unflatten(1, (k.shape[1], -1))  # (B, kv heads, heads of each, head size)
+    return F.scaled_dot_product_attention(q, k, v, mask[:, None, None], scale=scaling).flatten(1, 2)
 
 
 def cached_varlen(q, k, v, used, mask, scaling):
@@ -278,7 +279,7 @@ def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
                    for n in (heads, kv_heads, kv_heads))
         documents = Documents([37, 1, 130], device)
         used = torch.tensor([56, 7, 31], device=device, dtype=torch.int32)
-        mask = torch.arange(56, device=device) < used[:, None]
+        mask = torch.arange(56, device=device).lt(used[:, None]).float().log()
 
         def outcome(packed, cached, dtype):
             x = [t.to(dtype).requires_grad_() for t in (q, k, v)]

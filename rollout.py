@@ -47,7 +47,8 @@ class KVCache:
         """A decode step: row i's new token goes to position filled[i] (B,); no position reaches `highest`."""
         self.rows, self.positions, self.source = self.every_row[:len(filled)], filled.clone(), None
         self.used = (filled + 1).int()  # tokens that each row sees
-        self.mask = torch.arange(highest, device=filled.device) < self.used[:, None]  # (B, highest)
+        seen = torch.arange(highest, device=filled.device) < self.used[:, None]
+        self.mask = seen.to(self.k[0].dtype).log()  # (B, highest): 0 or -inf
 
     def write(self, layer, k, v):
         """Store k, v (tokens, kv heads, head size) at the rows and positions set by the caller."""
@@ -127,7 +128,7 @@ class Decoder:
                 cache.write(i, k, v)
                 x = x + F.linear(cache.attend(i, q, w.scaling).flatten(1), w.out)
                 gate, up = F.linear(rms_norm(x, w.mlp_norm).to(self.dtype), w.gate_up).chunk(2, -1)
-                x = x + F.linear(F.silu(gate) * up, w.down)
+                x = x + F.linear(F.silu(gate).mul_(up), w.down)
             return F.linear(rms_norm(x, self.norm).to(self.dtype), self.head)
 
 
@@ -180,7 +181,7 @@ def sample_token(logits, temperature, uniform):
     if temperature == 0:
         ids = logprobs.argmax(-1)
     else:
-        cdf = logprobs.double().exp_().cumsum_(-1)
+        cdf = logprobs.exp().cumsum(-1, dtype=torch.float64)
         u = uniform[:, None] * cdf[:, -1:]
         # right=True: the first entry above u, so a token of probability 0 is never drawn
         ids = torch.searchsorted(cdf, u, right=True)[:, 0].clamp_(max=cdf.shape[1] - 1)
@@ -226,37 +227,31 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     cache = KVCache(config, slots, length, device, dtype)
     base, head = model.base_model, model.get_output_embeddings()
     stops = torch.tensor(sorted(stop_ids), device=device)
-    # outputs, a row a request; one more row takes what a slot out of use writes
+    # outputs, a row a request; one more row takes what a slot at rest writes
     out_ids = torch.zeros(total + 1, max_new_tokens, dtype=torch.long, device=device)
     out_logprobs = torch.zeros(total + 1, max_new_tokens, device=device)
-    out_lengths = torch.zeros(total + 1, dtype=torch.long, device=device)
-    out_stopped = torch.zeros(total + 1, dtype=torch.bool, device=device)
+    out_sizes, out_stopped = (torch.zeros(total, dtype=torch.long, device=device) for _ in range(2))
     # every request's random numbers, drawn ahead (float64: a float32 could not reach rare tokens)
     uniform = torch.zeros(total + 1, max_new_tokens, dtype=torch.float64)
     for p, seed in enumerate(seeds or []):
         uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
     uniform = uniform.to(device)
-    # a slot's state: request number, tokens in the cache, tokens sampled, the last, still going
-    request = torch.full((slots,), total, device=device)
-    filled, count, last = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(3))
-    alive = torch.zeros(slots, dtype=torch.bool, device=device)
+    # a slot's state: request, tokens in the cache, tokens sampled, the last one, still going, at a stop
+    request, filled, count, last = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(4))
+    alive, stopped = (torch.zeros(slots, dtype=torch.bool, device=device) for _ in range(2))
     # prompt and its requests [a, b)
     waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))
     bar = tqdm(total=total, desc=progress, leave=False, disable=None if progress else True, unit='completion')
 
     def record(logits, rows):
         """Sample one token for the slots in the slice `rows` and note it; all on the device, all in place."""
-        live, owner, n = alive[rows], request[rows], count[rows]
-        at = (owner, n.clamp(max=max_new_tokens - 1))
+        live, n = alive[rows], count[rows]
+        at = (torch.where(live, request[rows], total), n.clamp(max=max_new_tokens - 1))
         ids, logprobs = sample_token(logits, temperature, uniform[at])
-        out_ids[at] = torch.where(live, ids, out_ids[at])
-        out_logprobs[at] = torch.where(live, logprobs, out_logprobs[at])
+        out_ids[at], out_logprobs[at], last[rows] = ids, logprobs, ids
         n += live
-        stopped = live & (ids[:, None] == stops).any(-1)
-        out_stopped[owner] |= stopped
-        out_lengths[owner] = n
-        last[rows] = ids
-        live &= ~stopped & (n < max_new_tokens)
+        stopped[rows] |= live & (ids[:, None] == stops).any(-1)
+        live &= ~stopped[rows] & (n < max_new_tokens)
 
     def step(rows):
         """One more token for the first `rows` slots."""
@@ -315,7 +310,8 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
                           documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
             new = slice(first, used)
             request[new] = torch.tensor(members, device=device)
-            filled[new], count[new], alive[new] = documents.position_ids[ends] + 1, 0, True
+            filled[new], count[new] = documents.position_ids[ends] + 1, 0
+            alive[new], stopped[new] = True, False
             highest = max(highest, max(lengths))
             record(head(hidden[ends]), new)
         for _ in range(check_every):
@@ -323,19 +319,19 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             advance(used)
         dead = (~alive[:used]).nonzero()[:, 0]
         if len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
+            out_sizes[request[dead]], out_stopped[request[dead]] = count[dead], stopped[dead].long()
             keep = used - len(dead)
             tail = torch.arange(keep, used, device=device)[alive[keep:used]]
             holes = dead[dead < keep]
-            for state in (request, filled, count, last, alive, *cache.k, *cache.v):
+            for state in (request, filled, count, last, alive, stopped, *cache.k, *cache.v):
                 state[holes] = state[tail]
-            request[keep:used], alive[keep:used] = total, False
+            alive[keep:used] = False
             used = keep
             highest = int(filled[:used].max()) if used else 0
             bar.update(len(dead))
     bar.close()
     model.train(training)
     ids, logprobs = out_ids.cpu(), out_logprobs.cpu()
-    sizes, stopped = out_lengths.tolist(), out_stopped.tolist()
-    rows = [{'ids': ids[i, :n].tolist(), 'logprobs': logprobs[i, :n].clone(), 'stopped': stopped[i]}
-            for i, n in enumerate(sizes[:total])]
+    rows = [{'ids': ids[i, :n].tolist(), 'logprobs': logprobs[i, :n].clone(), 'stopped': bool(ended)}
+            for i, (n, ended) in enumerate(zip(out_sizes.tolist(), out_stopped.tolist()))]
     return [rows[p * group_size:(p + 1) * group_size] for p in range(len(prompts))]
