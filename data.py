@@ -308,16 +308,25 @@ def split_by_work(lengths, n):
     return parts
 
 def collate(docs):
-    """[(ids, mask)] -> 'ids' (T,) documents end to end, 'lengths' list, 'index' (N,) positions of scored
-    tokens (mask True, never a document's first), 'doc' (N,) the document of each. No docs: two tokens, none
-    scored, as a rank without work must still take part in the all-reduce."""
-    docs = docs or [([0, 0], [False, False])]
-    ids = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids, _ in docs])
-    mask = torch.cat([torch.as_tensor(mask, dtype=torch.bool) for _, mask in docs])
-    lengths = torch.tensor([len(ids) for ids, _ in docs])
-    mask[lengths.cumsum(0) - lengths] = False
-    return {'ids': ids, 'lengths': lengths.tolist(), 'index': mask.nonzero()[:, 0],
-            'doc': torch.repeat_interleave(lengths)[mask]}
+    """[(ids, mask)] or [(ids, mask, prompt ids)] -> 'ids' (T,) segments end to end, 'lengths' and 'parents'
+    of the segments (model.Documents; a prompt that several name, the same list, is there once), 'index' (N,)
+    positions of scored tokens (mask True, never a document's first), 'doc' (N,) the doc of each. No docs: two
+    tokens, none scored, as a rank without work must still take part in the all-reduce."""
+    segments, parents, owners, prompts = [], [], [], {}
+    for i, (ids, mask, *prompt) in enumerate(docs or [([0, 0], [False, False])]):
+        for shared in prompt:
+            if id(shared) not in prompts:
+                prompts[id(shared)] = len(segments)
+                segments.append((shared, [False] * len(shared)))
+                parents, owners = parents + [-1], owners + [i]
+        segments.append((ids, mask if prompt else [False, *mask[1:]]))
+        parents.append(prompts[id(prompt[0])] if prompt else -1)
+        owners.append(i)
+    ids = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids, _ in segments])
+    mask = torch.cat([torch.as_tensor(mask, dtype=torch.bool) for _, mask in segments])
+    lengths = torch.tensor([len(ids) for ids, _ in segments])
+    return {'ids': ids, 'lengths': lengths.tolist(), 'parents': parents, 'index': mask.nonzero()[:, 0],
+            'doc': torch.tensor(owners).repeat_interleave(lengths)[mask]}
 
 @functools.lru_cache(256)
 def shuffled(n, *key):

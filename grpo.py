@@ -222,17 +222,28 @@ def rollout(indices, first):
 def micro_batches_of(groups):
     """This rank's packed micro-batches of these groups, with each scored token's advantage and loss weight.
 
-    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. A rank without
-    completions gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
+    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. A prompt is
+    computed once for as many of its completions as fit a micro-batch. A rank without completions gets one
+    empty micro-batch: it must still take part in the gradient's all-reduce."""
     docs = [(group['prompt']['ids'], completion, group['advantages'][i])
             for group in groups for i, completion in enumerate(group['completions'])
             if completion['stopped'] or not mask_truncated]
     total_tokens, total_sequences = sum(len(c['ids']) for _, c, _ in docs), len(docs)
-    docs = [docs[i] for i in split_by_work([len(p) + len(c['ids']) for p, c, _ in docs], world_size)[rank]]
+    # parts of groups, small enough for a micro-batch and for an even share of every rank
+    room = min(micro_batch_tokens, sum(len(p) + len(c['ids']) for p, c, _ in docs) / (2 * world_size))
+    parts, sizes = [], []
+    for prompt, completion, advantage in docs:
+        size = len(completion['ids'])
+        if not parts or parts[-1][0][0] is not prompt or sizes[-1] + size > room:
+            parts.append([])
+            sizes.append(len(prompt))
+        parts[-1].append((prompt, completion, advantage))
+        sizes[-1] += size
+    mine = split_by_work(sizes, world_size)[rank]
     micro_batches = []
-    for rows in pack([len(p) + len(c['ids']) for p, c, _ in docs], micro_batch_tokens) or [[]]:
-        part = [docs[i] for i in rows]
-        micro = collate([(p + c['ids'], [False] * len(p) + [True] * len(c['ids'])) for p, c, _ in part])
+    for bin in pack([sizes[i] for i in mine], micro_batch_tokens) or [[]]:
+        part = [doc for i in bin for doc in parts[mine[i]]]
+        micro = collate([(c['ids'], [True] * len(c['ids']), p) for p, c, _ in part])
         lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
         denominator = {'tokens': total_tokens, 'sequences': lengths * total_sequences,
                        'constant': max_new_tokens * total_sequences}[loss_denominator]
@@ -331,7 +342,7 @@ while step < max_steps:
     # what does not change during the updates: old log-probs (only if there are several) and the reference's
     updates = [micro_batches_of(groups[i::updates_per_rollout]) for i in range(updates_per_rollout)]
     for micro in sum(updates, []):
-        packed = micro['ids'], micro['lengths'], micro['index'], temperature
+        packed = micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents']
         with torch.no_grad(), autocast:
             if updates_per_rollout > 1:
                 micro['old_logprobs'], _ = raw(*packed)
@@ -344,7 +355,8 @@ while step < max_steps:
         for i, micro in enumerate(micro_batches):
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
-                    logprobs, entropy = policy(micro['ids'], micro['lengths'], micro['index'], temperature)
+                    logprobs, entropy = policy(
+                        micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
                 weight, old_logprobs = micro['weight'], micro.get('old_logprobs', logprobs.detach())
                 if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
                     sampled = torch.exp(old_logprobs - micro['sampler_logprobs'])

@@ -197,30 +197,62 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 # attention: documents packed end to end, or one new token a row against the KV cache
 
 class Documents:
-    """Index plan for attention inside each document of a packed row, never across (invariant 8)."""
+    """Index plan for attention inside each document of a packed row, never across (invariant 8).
 
-    def __init__(self, lengths, device):
-        self.lengths, self.device, self.longest = torch.tensor(lengths), device, max(lengths)
+    The row is segments of these lengths. parents[i] is -1, or the segment that segment i goes on from: it
+    sees all of that and then itself, as if both were one document: a prompt is computed once for its group.
+    """
+
+    def __init__(self, lengths, device, parents=None):
+        self.lengths, self.device = torch.tensor(lengths), device
+        parents = torch.tensor(parents if parents else [-1] * len(lengths))
         ends = self.lengths.cumsum(0)
-        self.starts = ends - self.lengths
-        starts = self.starts.repeat_interleave(self.lengths)
-        self.position_ids = (torch.arange(len(starts)) - starts).to(device)
-        self.bounds = F.pad(ends, (1, 0)).to(device, torch.int32)  # (documents + 1,) for the varlen kernel
+        self.starts, child = ends - self.lengths, parents >= 0
+        self.before = torch.where(child, self.lengths[parents], 0)  # tokens of the parent
+        self.parent_starts = self.starts[parents]
+        own = torch.arange(int(ends[-1])) - self.starts.repeat_interleave(self.lengths)
+        self.position_ids = (own + self.before.repeat_interleave(self.lengths)).to(device)
+        previous = torch.arange(len(own)) - 1
+        previous[self.starts[child]] = ends[parents[child]] - 1
+        self.previous = previous.to(device)  # (T,) the position before, in the parent for a child's first
+        self.longest, self.longest_keys = max(lengths), int((self.lengths + self.before).max())
+
+    def keys(self, rows):
+        """Positions (n, longest) that segments `rows` see, in order; behind its end one repeats its last."""
+        before, lengths = self.before[rows, None], self.lengths[rows, None]
+        at = torch.minimum(torch.arange(int((before + lengths).max())), before + lengths - 1)
+        parent, own = self.parent_starts[rows, None], self.starts[rows, None] - before
+        return torch.where(at < before, parent, own) + at
+
+    @functools.cached_property
+    def varlen(self):
+        """For the varlen kernel: bounds of queries and of keys, and the keys' positions (None: as they are)."""
+        every = torch.arange(len(self.lengths))
+        seen = (self.before + self.lengths).tolist()
+        keys = torch.cat([row[:n] for row, n in zip(self.keys(every), seen)])
+        bounds = [F.pad(n.cumsum(0), (1, 0)).to(self.device, torch.int32)
+                  for n in (self.lengths, self.lengths + self.before)]
+        return *bounds, keys.to(self.device) if self.before.any() else None
 
     @functools.cached_property
     def groups(self):
-        """For SDPA: documents by length up to the next power of two, padded on the right in a group: under
-        a causal mask no real token sees padding, the waste is below 2x, the calls are a dozen at most.
-        [(index (n, longest), valid (n, longest), valid.all())] and the row's order in the groups' outputs."""
-        buckets = torch.tensor([(n - 1).bit_length() for n in self.lengths.tolist()])
+        """For SDPA: segments of about a length, padded on the right in a group: under a causal mask no real
+        token sees padding. Short ones go by the next power of two; long ones, where it costs, by eighths.
+        [(queries (n, q), keys (n, k), real (n, q), mask or None for causal)], and the row's order in them."""
+        bits = [(n - 1).bit_length() for n in self.lengths.tolist()]
+        unit = 2 ** torch.tensor([b - 3 if b > 6 else b for b in bits])
+        kind = 2 * unit * ((self.lengths + unit - 1) // unit) + (self.before > 0)
         groups, order = [], []
-        for bucket in buckets.unique():
-            rows = (buckets == bucket).nonzero()[:, 0]
-            span = torch.arange(int(self.lengths[rows].max()))
-            valid = span < self.lengths[rows, None]  # (n, longest)
-            index = self.starts[rows, None] + torch.minimum(span, self.lengths[rows, None] - 1)
-            groups.append((index.to(self.device), valid.to(self.device), bool(valid.all())))
-            order.append(index[valid])
+        for k in kind.unique():
+            rows = (kind == k).nonzero()[:, 0]
+            span, keys, mask = torch.arange(int(self.lengths[rows].max())), self.keys(rows), None
+            real = span < self.lengths[rows, None]
+            queries = self.starts[rows, None] + torch.minimum(span, self.lengths[rows, None] - 1)
+            if k % 2:  # query i of a child stands at i + before: (n, 1, q, k), 0 or -inf
+                seen = torch.arange(keys.shape[1]) <= (self.before[rows, None] + span)[..., None]
+                mask = seen[:, None].float().log().to(self.device)
+            groups.append((queries.to(self.device), keys.to(self.device), real.to(self.device), mask))
+            order.append(queries[real])
         return groups, torch.cat(order).argsort().to(self.device)
 
 
@@ -228,25 +260,28 @@ def packed_sdpa(q, k, v, documents, scaling):
     """Causal attention inside each document: q (T, heads, head size), k and v (T, kv heads, head size)."""
     groups, inverse = documents.groups
     outputs = []
-    for index, valid, full in groups:
-        x = [t.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2) for t in (q, k, v)]
-        out = F.scaled_dot_product_attention(*x, is_causal=True, scale=scaling, enable_gqa=True)
-        out = out.transpose(1, 2)  # (n, longest, heads, head size)
-        outputs.append(out.flatten(0, 1) if full else out[valid])
+    for queries, keys, real, mask in groups:
+        x = [t.index_select(0, i.flatten()).unflatten(0, i.shape).transpose(1, 2)
+             for t, i in ((q, queries), (k, keys), (v, keys))]
+        mask = None if mask is None else mask.to(q.dtype)
+        out = F.scaled_dot_product_attention(*x, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
+        outputs.append(out.transpose(1, 2)[real])  # (tokens, heads, head size)
     return torch.cat(outputs).index_select(0, inverse)
 
 
 def packed_varlen(q, k, v, documents, scaling):
-    """packed_sdpa in one kernel (CUDA, bf16 or fp16), without copies."""
-    bounds, longest = documents.bounds, documents.longest
-    return varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0),
-                       enable_gqa=True)
+    """packed_sdpa in one kernel (CUDA, bf16 or fp16), whose causal mask ends at the last query and key."""
+    bounds, key_bounds, keys = documents.varlen
+    if keys is not None:
+        k, v = k.index_select(0, keys), v.index_select(0, keys)
+    return varlen_attn(q, k, v, bounds, key_bounds, documents.longest, documents.longest_keys, scale=scaling,
+                       window_size=(-1, 0), enable_gqa=True)
 
 
 def cached_sdpa(q, k, v, used, mask, scaling):
     """One query a row against its past: q (B, heads, head size), k and v (B, length, kv heads, head size).
 
-    Row i sees its first used[i] keys; `mask` (B, n), 0 or -inf, says the same, and that none sees more than n.
+    Row i sees its first used[i] keys; `mask` (B, n), 0 or -inf, says the same, and that n are the most.
     The heads that share a key are given as queries: each key is read once.
     """
     k, v = (x[:, :mask.shape[1]].transpose(1, 2) for x in (k, v))
@@ -277,7 +312,7 @@ def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         q, k, v = (torch.randn(168, n, head_dim, generator=torch.Generator().manual_seed(n)).to(device, dtype)
                    for n in (heads, kv_heads, kv_heads))
-        documents = Documents([37, 1, 130], device)
+        documents = Documents([37, 1, 80, 50], device, [-1, -1, 0, 0])
         used = torch.tensor([56, 7, 31], device=device, dtype=torch.int32)
         mask = torch.arange(56, device=device).lt(used[:, None]).float().log()
 
@@ -308,7 +343,7 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
     Returns (B, T, heads, head size) and None for the weights.
     """
     q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast fp32 norms and rotations hand fp32 back
-    longest = documents.longest if documents is not None else kv_slots.length if kv_slots is not None else 0
+    longest = documents.longest_keys if documents is not None else getattr(kv_slots, 'length', 0)
     if sliding_window is not None and longest > sliding_window:
         raise UserError(f'{longest} tokens exceed the sliding window ({sliding_window}) of this model: lower '
                         'max_length or max_new_tokens')
@@ -381,17 +416,18 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids, lengths, index, temperature=1.0):
+    def forward(self, ids, lengths, index, temperature=1.0, parents=None):
         """Log-prob and entropy of chosen tokens of a packed row; attention stays inside each document.
 
-        ids (T,) documents end to end, lengths of the documents (sum T), index (N,) positions of the
-        tokens to score (never a document's first). Returns fp32 logprobs (N,) of ids[index] given all before
-        them in their document, at `temperature` as in sampling, and entropy (N,), nats, without gradient.
+        ids (T,) segments end to end, their lengths (sum T) and parents (see Documents; None: each segment is
+        a document), index (N,) positions of the tokens to score (never a document's first). Returns fp32
+        logprobs (N,) of ids[index] given all before them in their document, at `temperature` as in sampling,
+        and entropy (N,), nats, without gradient.
         """
-        documents = Documents(lengths, ids.device)
+        documents = Documents(lengths, ids.device, parents)
         hidden = self.model.base_model(input_ids=ids[None], position_ids=documents.position_ids[None],
                                        use_cache=False, documents=documents).last_hidden_state[0]
         weight = self.model.get_output_embeddings().weight
         device = ids.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        return TokenLogprobs.apply(hidden.index_select(0, index - 1), weight, ids[index], temperature, dtype)
+        return TokenLogprobs.apply(hidden[documents.previous[index]], weight, ids[index], temperature, dtype)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import model as model_module
 import rollout
 from configurator import UserError
-from data import byte_tokenizer, stop_ids
+from data import byte_tokenizer, collate, stop_ids
 from model import Policy, TokenLogprobs, load_config, load_model, memory_plan, save_model, varlen_is_right
 from rollout import generate, sample_token
 
@@ -59,6 +59,29 @@ def test_packed_documents_do_not_see_each_other(lm):
     assert torch.allclose(ours.double(), plain, atol=2e-5)
     for p, grad in zip(lm.parameters(), grads):
         assert torch.allclose(grad, p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max())
+
+
+def test_a_prompt_shared_by_its_group_is_a_prompt_of_each(lm):
+    """Log-probs and gradients of completions that go on from one prompt are those of whole documents."""
+    prompts, completions = documents([6, 90, 1], seed=3), documents([5, 70, 1, 33, 40, 9, 2], seed=4)
+    owner = [0, 0, 0, 1, 1, 2, 2]
+    micro = collate([(c, [True] * len(c), prompts[p]) for c, p in zip(completions, owner)])
+    assert len(micro['ids']) == 97 + 160 and micro['doc'].tolist() == [
+        i for i, c in enumerate(completions) for _ in c]
+    whole = [torch.cat([prompts[p], c]) for c, p in zip(completions, owner)]
+    ids, lengths, _ = pack(whole)
+    starts = torch.tensor([0] + lengths[:-1]).cumsum(0)
+    index = torch.cat([torch.arange(s + len(d) - len(c), s + len(d)) for s, d, c in zip(starts, whole, completions)])
+    scale, results = torch.linspace(-1, 1, 160), []
+    for packed in ((micro['ids'], micro['lengths'], micro['index'], 0.7, micro['parents']), (ids, lengths, index, 0.7)):
+        lm.zero_grad()
+        logprobs, entropy = Policy(lm)(*packed)
+        (logprobs * scale).sum().backward()
+        results.append((logprobs.detach(), entropy, [p.grad.clone() for p in lm.parameters()]))
+    assert torch.allclose(results[0][0], results[1][0], atol=2e-5)
+    assert torch.allclose(results[0][1], results[1][1], atol=2e-5)
+    for a, b in zip(results[0][2], results[1][2]):
+        assert (a - b).norm() < 1e-4 * b.norm()
 
 
 def test_changing_one_document_leaves_the_others(lm):

@@ -40,7 +40,7 @@ def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
         for p in ns['raw'].parameters():  # away from the start model, so that ratio and KL are not trivial
             p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
         for micro in ns['micro_batches']:
-            packed = micro['ids'], micro['lengths'], micro['index'], 0.8
+            packed = micro['ids'], micro['lengths'], micro['index'], 0.8, micro['parents']
             old_logprobs, _ = ns['raw'](*packed)
             micro['old_logprobs'] = old_logprobs + 0.3 * torch.sin(torch.arange(len(old_logprobs)))  # some clipped
             for k, i in enumerate(micro['doc'].tolist()):
@@ -56,14 +56,16 @@ def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
 
     # the same documents, padded, through TRL
     starts = torch.tensor(micro['lengths']).cumsum(0) - torch.tensor(micro['lengths'])
+    assert len(set(micro['parents'])) < len(micro['parents']) / 2  # prompts are shared here, and repeated in TRL's batch
     pad = lambda rows, left: torch.stack([  # noqa: E731
         torch.nn.functional.pad(r, (longest - len(r), 0) if left else (0, longest - len(r)))
         for longest in [max(map(len, rows))] for r in rows])
     prompts, completions, olds, refs = [], [], [], []
-    for d, (start, n) in enumerate(zip(starts.tolist(), micro['lengths'])):
-        own = micro['index'][micro['doc'] == d]
-        prompts.append(micro['ids'][start:own[0]])
-        completions.append(micro['ids'][own[0]:start + n])
+    children = [s for s, parent in enumerate(micro['parents']) if parent >= 0]  # segments: prompts, and completions of them
+    for d, segment in enumerate(children):
+        own, parent = micro['index'][micro['doc'] == d], micro['parents'][segment]
+        prompts.append(micro['ids'][starts[parent]:starts[parent] + micro['lengths'][parent]])
+        completions.append(micro['ids'][starts[segment]:starts[segment] + micro['lengths'][segment]])
         olds.append(torch.stack(old[d]))
         refs.append(micro['ref_logprobs'][micro['doc'] == d] if beta else torch.zeros(len(own)))
     advantages = torch.stack([micro['advantage'][micro['doc'] == d][0] for d in range(len(prompts))])
