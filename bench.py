@@ -29,6 +29,7 @@ from configurator import configure
 from model import Documents, Policy, TokenLogprobs, head_size, load_model
 from rollout import KVCache, generate
 
+
 # --- config -------------------------------------------------------------------
 what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale'
 against = ''  # '': ours alone; 'trl' (sft, grpo); 'transformers', 'continuous' (generate; its batching)
@@ -57,7 +58,6 @@ def seconds(run, *args):
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
-
 def alternate(unit, **sides):
     """Prints the median rate of every side (a function -> work done, seconds) and its ratio to the first."""
     rates = {side: [] for side in sides}
@@ -72,20 +72,17 @@ def alternate(unit, **sides):
             f'   ours / it {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'))
     return statistics.median(first)
 
-
 def texts(sizes):
     return [bytes(rng.integers(97, 123, int(n)).tolist()).decode() for n in sizes]
-
 
 def prompts_of(n):
     return texts(rng.integers(int(0.9 * prompt_tokens), int(1.1 * prompt_tokens) + 1, n))
 
-
 def stopping(lm):
     """A random model that ends with a constant probability a token, mean length fill * new_tokens.
 
-    The stop token's row alone reads a residual direction that never changes, so that the lengths' distribution
-    is the same for every engine, whatever is said."""
+    The stop token's row alone reads a residual direction that never changes: whatever is said, the lengths
+    have the same distribution for every engine."""
     low, high = 1e-9, 1.0
     for _ in range(60):  # the mean of min(geometric, n) is (1 - (1 - p)^n) / p
         p = (low * high) ** 0.5
@@ -101,7 +98,6 @@ def stopping(lm):
         others = (hidden @ head.T).logsumexp(-1).mean()
         head[stop, 0] = (others + np.log(p if fill < 1 else 1e-9)) / hidden[:, 0].mean()
     return lm
-
 
 def script(file, **knobs):
     """A script's namespace before its loop, and a function that runs n steps of the loop -> seconds."""
@@ -123,11 +119,9 @@ def script(file, **knobs):
         return seconds(exec, code, space)
     return space, go_on
 
-
 def write_rows(found):
     with open(f'{folder}/rows.jsonl', 'w') as f:
         f.writelines(json.dumps(row) + '\n' for row in found)
-
 
 def peer(trainer, work):
     """Function -> work, seconds of a TRL trainer's steps by the clock of its own callbacks."""
@@ -146,12 +140,10 @@ def peer(trainer, work):
         return work, clock[-1] - clock[0]
     return run
 
-
 def trl_options():
     return dict(output_dir=folder, report_to='none', use_cpu=device == 'cpu', bf16=half, save_strategy='no',
                 logging_strategy='no', learning_rate=1e-6, lr_scheduler_type='constant', disable_tqdm=True,
                 gradient_checkpointing=False, max_steps=steps)
-
 
 def twin(lm):
     """The same weights for a peer, with transformers' own attention."""
@@ -175,7 +167,8 @@ def bench_sft():
         data = datasets.Dataset.from_list([{'input_ids': row, 'labels': row} for row in ids])
         packing = {'packing': True, 'max_length': real // steps}
         for side, batch, options in (
-                ('TRL padded', batch_size, dict(max_length=None, dataset_kwargs={'skip_prepare_dataset': True})),
+                ('TRL padded', batch_size, dict(max_length=None,
+                                                dataset_kwargs={'skip_prepare_dataset': True})),
                 ('TRL bfd', 1, dict(packing_strategy='bfd', **packing)),
                 ('TRL wrapped', 1, dict(packing_strategy='wrapped', **packing))):
             args = trl.SFTConfig(**trl_options(), per_device_train_batch_size=batch, **options)
@@ -185,7 +178,8 @@ def bench_sft():
                 padded = {k: x.to(device) for k, x in trainer.data_collator(data.to_list()[:batch]).items()}
                 micro = space['collate']([(row, [True] * len(row)) for row in ids[:batch]])
                 with torch.no_grad():
-                    logprobs, _ = space['raw'](micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
+                    logprobs, _ = space['raw'](micro['ids'].to(device), micro['lengths'],
+                                               micro['index'].to(device))
                     theirs = trainer.model(**padded).loss.item()
                 print(f'loss of a batch: sft.py {-logprobs.mean().item():.6f}, TRL {theirs:.6f}')
             sides[side] = peer(trainer, real)
@@ -196,12 +190,11 @@ def bench_sft():
     print(f'{flops / 1e12:.3g} TFLOP/s = tokens/s x (6 N + 6 layers x heads x head size x mean length), '
           f'N = {n:,}' + (f': MFU {flops / 989e12:.1%} of 989' if device == 'cuda' else ''))
 
-
 def bench_grpo():
     write_rows({'prompt': text, 'answer': '1', 'dataset': 'sums'}
                for text in prompts_of(rows // group_size * steps))
-    space, go_on = script('grpo.py', prompts_per_step=rows // group_size, group_size=group_size, sample_every=0,
-                          max_new_tokens=new_tokens, max_prompt_tokens=2 * prompt_tokens)
+    space, go_on = script('grpo.py', prompts_per_step=rows // group_size, group_size=group_size,
+                          sample_every=0, max_new_tokens=new_tokens, max_prompt_tokens=2 * prompt_tokens)
     stopping(space['lm'])
     space['verify'] = lambda kind, completion, truth: float(len(completion) % 2)
     made, theirs = [], []
@@ -225,10 +218,10 @@ def bench_grpo():
             twin(space['lm']), reward_funcs=reward, args=args, processing_class=space['tokenizer'],
             train_dataset=datasets.Dataset.from_dict({'prompt': chats})), steps)
     rate = alternate('steps/s', **sides)
-    print(f'completions of {statistics.mean(made):.1f} tokens' + (
-        f', TRL {statistics.mean(theirs):.1f}' if theirs else '') + f'; prompts and completions '
-          f'{rate * space["step_tokens"]:.0f} tokens/s, rollout {space["rollout_seconds"] * rate:.0%} of a step')
-
+    print(f'completions of {statistics.mean(made):.1f} tokens'
+          + (f', TRL {statistics.mean(theirs):.1f}' if theirs else '')
+          + f'; prompts and completions {rate * space["step_tokens"]:.0f} tokens/s, '
+          f'rollout {space["rollout_seconds"] * rate:.0%} of a step')
 
 def bench_generate():
     lm = stopping(load_model(name, device))
@@ -264,13 +257,12 @@ def bench_generate():
         sides[against] = continuous if against == 'continuous' else dynamic
     rate = alternate('tokens/s', **sides)
     size = torch.bfloat16 if half else torch.float32
-    read = sum(p.numel() for p in lm.parameters()) * size.itemsize + rows * KVCache.token_bytes(lm.config, size) * (
-        prompt_tokens + fill * new_tokens / 2)
+    kept = rows * (prompt_tokens + fill * new_tokens / 2) * KVCache.token_bytes(lm.config, size)
+    read = sum(p.numel() for p in lm.parameters()) * size.itemsize + kept
     large = torch.empty(2 ** 28, dtype=torch.int32, device=device)
     copied = 2 * large.nbytes / min(seconds(large.clone) for _ in range(5))
     print(f'a step reads {read / 1e9:.3g} GB of weights, keys and values: {read / rows * rate / copied:.1%} '
           'of the copy rate')
-
 
 def bench_memory():
     """Peak memory over the inputs' and gradients', and time, of forward and backward."""
@@ -302,7 +294,6 @@ def bench_memory():
             resource.RUSAGE_SELF).ru_maxrss
         print(f'{run.__name__:>14} {(peak - used) / 2 ** 30:6.2f} GiB {min(times):7.2f} s')
 
-
 def bench_scale():
     """Exponent of time when work doubles: 1 is linear."""
     lm = load_model(name, device)
@@ -310,7 +301,7 @@ def bench_scale():
     def decode(n):
         prompts = [list(text.encode()) for text in prompts_of(n // new_tokens // group_size)]
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            generate(lm, prompts, group_size, new_tokens, 1.0, [], list(range(len(prompts))), kv_cache_gb=0.03)
+            generate(lm, prompts, group_size, new_tokens, 1.0, [], list(range(len(prompts))), 0.03)
 
     def train(n):
         ids = torch.randint(0, 256, (n,), device=device)
@@ -318,7 +309,7 @@ def bench_scale():
 
     def score(vocab):
         w = torch.randn(vocab, 128, device=device, requires_grad=True)
-        h, targets = torch.randn(512, 128, device=device), torch.zeros(512, dtype=torch.long, device=device)
+        h, targets = torch.randn(512, 128, device=device), torch.randint(0, vocab, (512,), device=device)
         TokenLogprobs.apply(h, w, targets, 1.0, torch.float32)[0].sum().backward()
     for label, run, sizes in (('tokens generated', decode, 2048 * 2 ** np.arange(6)),
                               ('tokens packed', train, 2048 * 2 ** np.arange(5)),
@@ -327,6 +318,5 @@ def bench_scale():
         times = [min(seconds(run, int(n)) for _ in range(3)) for n in sizes]
         print(f'{label:>17} {sizes[0]} to {sizes[-1]}: {times[0]:.3g} s to {times[-1]:.3g} s, '
               f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
-
 
 globals()[f'bench_{what}']()

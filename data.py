@@ -182,7 +182,6 @@ def build(rows, tokenizer, prepare, finish):
     rows, kept, dropped {reason: [count, where]}, tokens, supervised, p50 to max. UserError: none kept."""
     names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
     special, kept, dropped = re.compile('|'.join([*names, '[\ud800-\udfff]'])), [], {}
-
     def attempt(step, row, *args):
         try:
             return [step(row, *args)]
@@ -218,7 +217,6 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
         if not replies:
             raise Drop('no assistant turn to train on')
         return render(tokenizer, messages), replies
-
     def finish(row, text, replies, ids, offsets):
         ids = ids if replies else bos + ids + [tokenizer.eos_token_id]  # a document is whole: it ends
         if len(ids) > max_length and overlong != 'cut':
@@ -281,7 +279,6 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant', special)[-1]['content'] if shown else None,
             'difficulty': row.get('difficulty', row.get('level'))}
-
     def finish(row, text, prompt, ids, offsets):
         if len(ids) > max_prompt_tokens:
             raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
@@ -308,25 +305,21 @@ def split_by_work(lengths, n):
     return parts
 
 def collate(docs):
-    """[(ids, mask)] or [(ids, mask, prompt ids)] -> 'ids' (T,) segments end to end, 'lengths' and 'parents'
-    of the segments (model.Documents; a prompt that several name, the same list, is there once), 'index' (N,)
-    positions of scored tokens (mask True, never a document's first), 'doc' (N,) the doc of each. No docs: two
-    tokens, none scored, as a rank without work must still take part in the all-reduce."""
-    segments, parents, owners, prompts = [], [], [], {}
+    """[(ids, mask)] or [(ids, mask, prompt ids)] -> 'ids' (T,) segments end to end, their 'lengths' and
+    'parents' (model.Documents; a prompt that several name, the same list, is there once), 'index' (N,) of the
+    scored tokens (mask True, never a document's first), 'doc' (N,) of each. No docs: two tokens, none scored,
+    as a rank without work must still take part in the all-reduce."""
+    segments, prompts = [], {}  # (ids, mask, parent, doc); where each prompt is
     for i, (ids, mask, *prompt) in enumerate(docs or [([0, 0], [False, False])]):
-        for shared in prompt:
-            if id(shared) not in prompts:
-                prompts[id(shared)] = len(segments)
-                segments.append((shared, [False] * len(shared)))
-                parents, owners = parents + [-1], owners + [i]
-        segments.append((ids, mask if prompt else [False, *mask[1:]]))
-        parents.append(prompts[id(prompt[0])] if prompt else -1)
-        owners.append(i)
-    ids = torch.cat([torch.as_tensor(ids, dtype=torch.long) for ids, _ in segments])
-    mask = torch.cat([torch.as_tensor(mask, dtype=torch.bool) for _, mask in segments])
-    lengths = torch.tensor([len(ids) for ids, _ in segments])
-    return {'ids': ids, 'lengths': lengths.tolist(), 'parents': parents, 'index': mask.nonzero()[:, 0],
-            'doc': torch.tensor(owners).repeat_interleave(lengths)[mask]}
+        for ask in prompt:
+            if prompts.setdefault(id(ask), len(segments)) == len(segments):
+                segments.append((ask, [False] * len(ask), -1, i))
+        segments.append((ids, mask if prompt else [False, *mask[1:]], prompts[id(ask)] if prompt else -1, i))
+    ids, masks, parents, owners = zip(*segments)
+    ids, mask = (torch.cat([torch.as_tensor(x) for x in column]) for column in (ids, masks))
+    lengths = torch.tensor([len(x) for x in masks])
+    return {'ids': ids.long(), 'lengths': lengths.tolist(), 'parents': list(parents),
+            'index': mask.nonzero()[:, 0], 'doc': torch.tensor(owners).repeat_interleave(lengths)[mask]}
 
 @functools.lru_cache(256)
 def shuffled(n, *key):

@@ -229,6 +229,7 @@ def micro_batches_of(groups):
             for group in groups for i, completion in enumerate(group['completions'])
             if completion['stopped'] or not mask_truncated]
     total_tokens, total_sequences = sum(len(c['ids']) for _, c, _ in docs), len(docs)
+    docs = [doc for doc in docs if doc[2] != 0 or beta]  # no advantage, no gradient: nothing to compute
     # parts of groups, small enough for a micro-batch and for an even share of every rank
     room = min(micro_batch_tokens, sum(len(p) + len(c['ids']) for p, c, _ in docs) / (2 * world_size))
     parts, sizes = [], []
@@ -391,7 +392,7 @@ while step < max_steps:
         if rank == 0:
             seconds = time.time() - start
             means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
-                             (x / max(1, n) for x in means)))
+                             (x / max(1, n) for x in means)))  # over the tokens that have a gradient
             record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
                       'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics, **means,
                       'perf/tok_s': step_tokens / seconds,

@@ -226,7 +226,7 @@ class Documents:
 
     @functools.cached_property
     def varlen(self):
-        """For the varlen kernel: bounds of queries and of keys, and the keys' positions (None: as they are)."""
+        """For the varlen kernel: bounds of queries and of keys, and the keys' positions (None: as is)."""
         every = torch.arange(len(self.lengths))
         seen = (self.before + self.lengths).tolist()
         keys = torch.cat([row[:n] for row, n in zip(self.keys(every), seen)])

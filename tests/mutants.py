@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
@@ -18,7 +19,7 @@ MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
     (1, 'data.py', 'mask[0] = False', 'mask[ids == tokenizer.pad_token_id] = False; mask[0] = False', DATA),
     (1, 'data.py', 'ids = ids if replies else bos + ids + [tokenizer.eos_token_id]', 'ids = ids if replies else bos + ids', DATA),
-    (2, 'model.py', '.float() / temperature\n            lse', '.float()\n            lse', MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'model.py', '.float().div_(temperature)\n            lse', '.float()\n            lse', MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
      MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', '    config, device = model.config, model.device\n',
@@ -50,10 +51,10 @@ MUTANTS = [
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
 ]
 
-survived = 0
-for invariant, name, line, broken, tests in MUTANTS:
-    if sys.argv[1:] and str(invariant) not in sys.argv[1:]:
-        continue
+
+def caught(mutant):
+    """Whether the tests fail on a copy of the repository with this line broken."""
+    invariant, name, line, broken, tests = mutant
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, 'nanopost')
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '.venv', 'out', 'wandb', '__pycache__', '.*cache'))
@@ -65,8 +66,13 @@ for invariant, name, line, broken, tests in MUTANTS:
         done = subprocess.run([sys.executable, '-m', 'pytest', '-xq', '-p', 'no:cacheprovider', *tests.split()],
                               cwd=copy, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     last = done.stdout.strip().splitlines()[-1]
-    caught = done.returncode == 1 and 'failed' in last
-    survived += not caught
-    print(f'{"caught" if caught else "SURVIVED":8} invariant {invariant} {name}: {line.strip()[:60]!r} ({last})', flush=True)
-print(f'{survived} survived')
-sys.exit(survived > 0)
+    found = done.returncode == 1 and 'failed' in last
+    print(f'{"caught" if found else "SURVIVED":8} invariant {invariant} {name}: {line.strip()[:60]!r} ({last})', flush=True)
+    return found
+
+
+chosen = [m for m in MUTANTS if not sys.argv[1:] or str(m[0]) in sys.argv[1:]]
+with ThreadPoolExecutor(2) as pool:
+    results = list(pool.map(caught, chosen))
+print(f'{sum(results)} caught, {len(results) - sum(results)} survived')
+sys.exit(not all(results))

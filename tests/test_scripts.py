@@ -93,6 +93,29 @@ def test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not(run, start_model
         assert r['policy/mismatch'] < 1e-4  # invariant 2, in training
 
 
+def test_groups_without_spread_cost_no_update_and_keep_the_denominator(monkeypatch, start_model, tmp_path):
+    """Their advantages are 0: leaving them out changes neither loss nor gradient, only the tokens computed."""
+    ns, block = script_until_loop(monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path}/x',
+                                  '--eval_prompts=', '--max_new_tokens=24')
+    groups = ns['rollout'](list(range(24)), 0)
+    flat = [g for g in groups if not g['spread']]
+    assert flat and len(flat) < len(groups)
+
+    def outcome():
+        ns['micro_batches'] = ns['micro_batches_of'](groups)
+        ns['lm'].zero_grad()
+        exec(block, ns)
+        return ns['sums'][0], ns['sums'][-1], torch.cat([p.grad.flatten() for p in ns['lm'].parameters()])
+    loss, tokens, gradient = outcome()
+    trained = sum(len(c['ids']) for g in groups if g['spread'] for c in g['completions'])
+    assert tokens == trained
+    for g in flat:
+        g['advantages'] += 1e-30  # no longer exactly 0: everything is computed
+    whole_loss, whole_tokens, whole = outcome()
+    assert whole_tokens == sum(len(c['ids']) for g in groups for c in g['completions'])
+    assert (gradient - whole).norm() < 1e-5 * whole.norm() and abs(loss - whole_loss) < 1e-6
+
+
 def test_importance_cap(monkeypatch, start_model, tmp_path):
     """The gradient is scaled by the trainer's probability over the sampler's, at most by the cap; 0 leaves it alone."""
     ns, block = script_until_loop(monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path}/x',
