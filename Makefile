@@ -28,7 +28,7 @@ demo: .venv/run
 	$(RUN) plot.py out/before.jsonl out/after.jsonl out/tiny_grpo/log.jsonl out/demo.png
 
 test: .venv/dev
-	@echo "about 6 minutes on 2 cores"
+	@echo "about 9 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests
 
 lint: .venv/dev

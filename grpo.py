@@ -179,7 +179,7 @@ def evaluate():
     mine = eval_rows[rank::world_size]
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
-                               kv_cache_gb=kv_cache_gb, progress='evaluate')
+                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
     verdicts = []
     for prompt, (completion,) in zip(mine, completions):
         text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
@@ -242,8 +242,8 @@ def micro_batches_of(groups):
         sizes[-1] += size
     mine = split_by_work(sizes, world_size)[rank]
     micro_batches = []
-    for bin in pack([sizes[i] for i in mine], micro_batch_tokens) or [[]]:
-        part = [doc for i in bin for doc in parts[mine[i]]]
+    for members in pack([sizes[i] for i in mine], micro_batch_tokens) or [[]]:
+        part = [doc for i in members for doc in parts[mine[i]]]
         micro = collate([(c['ids'], [True] * len(c['ids']), p) for p, c, _ in part])
         lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
         denominator = {'tokens': total_tokens, 'sequences': lengths * total_sequences,

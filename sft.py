@@ -171,7 +171,7 @@ def evaluate():
     mine = eval_rows[rank::world_size]
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
-                               kv_cache_gb=kv_cache_gb, progress='evaluate')
+                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
     verdicts = []
     for prompt, (completion,) in zip(mine, completions):
         text = tokenizer.decode(completion['ids'], skip_special_tokens=True)

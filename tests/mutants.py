@@ -17,7 +17,7 @@ DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/tes
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
-    (1, 'data.py', 'mask[0] = False', 'mask[ids == tokenizer.pad_token_id] = False; mask[0] = False', DATA),
+    (1, 'data.py', 'mask[0] = False', 'mask[np.array(ids) == tokenizer.pad_token_id] = mask[0] = False', DATA),
     (1, 'data.py', 'ids = ids if replies else bos + ids + [tokenizer.eos_token_id]', 'ids = ids if replies else bos + ids', DATA),
     (2, 'model.py', '.float().div_(temperature)\n            lse', '.float()\n            lse', MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
@@ -28,7 +28,10 @@ MUTANTS = [
     (3, 'sft.py', '-logprobs.sum() / supervised', '-logprobs.mean()', SCRIPTS + 'test_sft_does_not_depend_on_micro_batches'),
     (3, 'sft.py', '(micro_loss * world_size).backward()', 'micro_loss.backward()', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
     (3, 'grpo.py', '(loss * world_size).backward()', 'loss.backward()', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
-    (3, 'grpo.py', "'tokens': total_tokens", "'tokens': sum(len(c['ids']) for _, c, _ in docs)", SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (3, 'grpo.py', "'tokens': total_tokens", "'tokens': sum(len(c['ids']) for i in mine for _, c, _ in parts[i])",
+     SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (3, 'grpo.py', "'tokens': total_tokens", "'tokens': sum(len(c['ids']) for _, c, _ in docs)",
+     SCRIPTS + 'test_groups_without_spread_cost_no_update_and_keep_the_denominator'),
     (4, 'sft.py', 'i < len(bins) - 1 else', 'True else', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
     (4, 'grpo.py', 'i < len(micro_batches) - 1 else', 'True else', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
     (5, 'model.py', "device='cpu', dtype=torch.float32, attention", "device='cpu', dtype='auto', attention",
@@ -42,7 +45,8 @@ MUTANTS = [
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
     (8, 'model.py', 'documents = Documents(lengths, ids.device, parents)', 'documents = Documents([len(ids)], ids.device)',
      MODEL + 'test_packed_documents_do_not_see_each_other'),
-    (8, 'model.py', 'own = torch.arange(int(ends[-1])) - self.starts.repeat_interleave(self.lengths)', 'own = torch.arange(int(ends[-1]))', MODEL + 'test_packed_documents_do_not_see_each_other'),
+    (8, 'model.py', 'own = torch.arange(int(ends[-1])) - self.starts.repeat_interleave(self.lengths)', 'own = torch.arange(int(ends[-1]))',  # RoPE is relative: only a shared prompt can tell
+     MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
     (8, 'model.py', 'seen = torch.arange(keys.shape[1]) <= (self.before', 'seen = torch.arange(keys.shape[1]) <= 1 + (self.before',
      MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
     (9, 'grpo.py', "micro.get('old_logprobs', logprobs.detach())", "micro.get('old_logprobs', logprobs)",
