@@ -1,8 +1,8 @@
 """Group Relative Policy Optimization (Shao et al. 2024, arXiv 2402.03300) with verifiable rewards.
 
-    python grpo.py config/tiny.py                    # 1 CPU: the embedded task, minutes
-    python grpo.py config/qwen3_0.6b.py              # 1 GPU
-    torchrun --nproc 8 grpo.py config/qwen3_4b.py    # 8 GPUs
+    python grpo.py config/tiny.py                             # 1 CPU: the embedded task, minutes
+    python grpo.py config/qwen3_0.6b.py                       # 1 GPU
+    torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py    # 8 GPUs
 
 The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
 likelihood gradient. For GRPO:

@@ -1,8 +1,8 @@
 """Supervised fine-tuning: packed documents, the global token mean, exact resume.
 
-    python sft.py config/tiny_base.py                # 1 CPU: the start model of the embedded task
-    python sft.py config/qwen3_0.6b.py               # 1 GPU
-    torchrun --nproc 8 sft.py config/qwen3_4b.py     # 8 GPUs
+    python sft.py config/tiny_base.py                         # 1 CPU: the start model of the embedded task
+    python sft.py config/qwen3_0.6b.py                        # 1 GPU
+    torchrun --nproc-per-node 8 sft.py config/qwen3_4b.py     # 8 GPUs
 
 The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
 likelihood gradient. For SFT:

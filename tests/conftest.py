@@ -12,7 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def launch(script, *flags, ranks=1, cwd=ROOT, check=True):
     """Run a script (under torchrun when ranks > 1); returns the completed process with its text."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(ranks)]
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks)]
     command = (command if ranks > 1 else [sys.executable]) + [os.path.join(ROOT, script), *flags]
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline'}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)

@@ -61,3 +61,10 @@ def test_readme_names_only_files_that_exist():
     for name in re.findall(r'\b(?:config/)?[a-z0-9_.]+\.py\b', read('README.md')):
         exists = any(os.path.exists(os.path.join(ROOT, folder, name)) for folder in ('', 'tests'))
         assert exists or name in ('dpo.py', 'hpt.py', 'prefix_rft.py')
+
+
+def test_launch_lines_use_an_option_that_torchrun_has():
+    """`--nproc` alone is ambiguous to torch 2.13's torchrun; what these lines use is what conftest's launch uses."""
+    paths = ('README.md', 'sft.py', 'grpo.py', 'config/qwen3_4b.py')
+    used = [option for path in paths for option in re.findall(r'torchrun (\S+)', read(path)) if option.startswith('-')]
+    assert len(used) >= 5 and set(used) == {'--nproc-per-node'} and '--nproc-per-node' in read('tests/conftest.py')
