@@ -2,7 +2,9 @@
 
 Where definitions differ (not compared): TRL averages the SFT loss of one process over its own micro-batches unless
 num_items_in_batch is given (given here); its GRPO default counts tokens as we do ('dapo'); its clip_high defaults to
-clip_low; its std is the sample's with 1e-4 added, as ours; its completions come from transformers' generate.
+clip_low; its std is the sample's with 1e-4 added, as ours; its KL is multiplied by the ratio, as ours; it computes
+completions of groups without spread too, whose gradient is 0 (left out here); its completions come from transformers'
+generate; its k3 is exp(d) - d - 1, which has no digits left where d is small (ours is expm1(d) - d).
 """
 import pytest
 import torch
