@@ -296,4 +296,5 @@ bar.close()
 if rank == 0:
     print(f'model, log.jsonl and state/ are in {out_dir}')
 if world_size > 1:
+    del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
     dist.destroy_process_group()
