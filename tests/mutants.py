@@ -1,6 +1,6 @@
 """Breaks, one at a time, the line that an invariant rests on, and sees that its test speaks.
 
-    python tests/mutants.py            # all of them, about 15 minutes on 2 cores; not part of the suite
+    python tests/mutants.py            # all of them, about 9 minutes on 2 cores; not part of the suite
     python tests/mutants.py 3 8        # those of invariants 3 and 8 of README.md's table
 
 A mutant that survives is a test that guards nothing: the exit code is then 1.
