@@ -4,6 +4,7 @@ content; a row not shown to be right is dropped and counted. Nothing is masked b
 import bisect
 import functools
 import gzip
+import itertools
 import json
 import random
 import re
@@ -178,7 +179,7 @@ def conversation(row, special):
     return asked + replied, len(asked)
 
 def build(rows, tokenizer, prepare, finish):
-    """[finish(row, text, more, ids, offsets)], text, more = prepare(row, special), in batches; and a report:
+    """[finish(row, more, (text, ids, offsets), ...)], more, *texts = prepare(row, special), and their report:
     rows, kept, dropped {reason: [count, where]}, tokens, supervised, p50 to max. UserError: none kept."""
     names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
     special, kept, dropped = re.compile('|'.join([*names, '[\ud800-\udfff]'])), [], {}
@@ -190,10 +191,12 @@ def build(rows, tokenizer, prepare, finish):
             return []
     for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
         ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row, special)]
-        encoded = ready and tokenizer([text for _, text, _ in ready], add_special_tokens=False, verbose=False,
+        texts = [text for _, _, *texts in ready for text in texts]
+        encoded = texts and tokenizer(texts, add_special_tokens=False, verbose=False,
                                       return_offsets_mapping=True)
-        for j, (row, text, more) in enumerate(ready):
-            kept += attempt(finish, row, text, more, encoded['input_ids'][j], encoded['offset_mapping'][j])
+        each = zip(texts, encoded['input_ids'], encoded['offset_mapping']) if texts else ()
+        for row, more, *texts in ready:
+            kept += attempt(finish, row, more, *itertools.islice(each, len(texts)))
     if not kept:
         reason, (n, where) = max(dropped.items(), key=lambda item: item[1][0], default=('none', (0, '')))
         raise UserError(f'all {len(rows)} rows were dropped, {n} of them (first {where}) for: {reason}')
@@ -201,6 +204,31 @@ def build(rows, tokenizer, prepare, finish):
     quantiles = {f'p{q}': lengths[(len(lengths) - 1) * q // 100] for q in (50, 90, 99)}
     return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'max': lengths[-1], **quantiles,
                   'tokens': sum(lengths), 'supervised': int(sum(np.sum(x.get('mask', 0)) for x in kept))}
+
+def trained(replies, tokenizer, stops, text, ids, offsets):
+    """bool (T,): True from where each reply, (text before it, content), begins through its end-of-turn token.
+    Raises Drop where the last one cannot be shown to be there; earlier ones are then not trained."""
+    mask, ends = np.zeros(len(ids), bool), [end for _, end in offsets]
+    for prompt, content in replies:
+        a = bisect.bisect_right(ends, len(prompt))
+        b = next((j for j in range(a, len(ids)) if ids[j] in stops), None)  # no content holds one
+        said, want = bare(tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False)), bare(content)
+        block = re.match(r'(<(\w+)></\2>)?', said)[0]  # an empty think block: the model's to say
+        opened = said and want.endswith(said) and (bare(prompt) + said).endswith(want)  # by the prompt
+        if b and text.startswith(prompt) and (opened or said == block + want):
+            mask[a:b + 1] = True
+        elif prompt is replies[-1][0]:  # earlier turns, cut by templates, are not trained
+            raise Drop('the chat template rewrites the content' if b else 'no end-of-turn token after it')
+    return mask
+
+def fit(ids, mask, max_length, overlong):
+    """ids and mask within max_length tokens, as `overlong` says: 'drop' or 'cut'. Raises Drop."""
+    if len(ids) > max_length and overlong != 'cut':
+        raise Drop(f'longer than max_length={max_length} tokens')
+    mask[0] = False  # nothing predicts the first token
+    if not mask[:max_length].any():
+        raise Drop('nothing left to train on')
+    return np.int32(ids[:max_length]), mask[:max_length]
 
 def sft_examples(rows, tokenizer, max_length, overlong='drop'):
     """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), True if trained, 'where'}], report.
@@ -211,31 +239,68 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
     def prepare(row, special):
         messages, first = conversation(row, special)
         if first is None:
-            return messages[0]['content'], None
+            return None, messages[0]['content']
         replies = [(render(tokenizer, messages[:i], True), m['content']) for i, m in enumerate(messages)
                    if i >= max(first, 1) and m['role'] == 'assistant' and m['content'].strip()]
         if not replies:
             raise Drop('no assistant turn to train on')
-        return render(tokenizer, messages), replies
-    def finish(row, text, replies, ids, offsets):
-        ids = ids if replies else bos + ids + [tokenizer.eos_token_id]  # a document is whole: it ends
-        if len(ids) > max_length and overlong != 'cut':
-            raise Drop(f'longer than max_length={max_length} tokens')
-        mask, ends = np.full(len(ids), not replies), [end for _, end in offsets]
-        for prompt, content in replies or []:
-            a = bisect.bisect_right(ends, len(prompt))
-            b = next((j for j in range(a, len(ids)) if ids[j] in stops), None)  # no content holds one
-            said, want = bare(tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False)), bare(content)
-            block = re.match(r'(<(\w+)></\2>)?', said)[0]  # an empty think block: the model's to say
-            opened = said and want.endswith(said) and (bare(prompt) + said).endswith(want)  # by the prompt
-            if b and text.startswith(prompt) and (opened or said == block + want):
-                mask[a:b + 1] = True
-            elif prompt is replies[-1][0]:  # earlier turns, cut by templates, are not trained
-                raise Drop('the chat template rewrites the content' if b else 'no end-of-turn token after it')
-        mask[0] = False  # nothing predicts the first token
-        if not mask[:max_length].any():
-            raise Drop('nothing left to train on')
-        return {'ids': np.int32(ids[:max_length]), 'mask': mask[:max_length], 'where': row['_where']}
+        return replies, render(tokenizer, messages)
+    def finish(row, replies, encoded):
+        if replies:
+            ids, mask = encoded[1], trained(replies, tokenizer, stops, *encoded)
+        else:  # a document is whole: it ends
+            ids = bos + encoded[1] + [tokenizer.eos_token_id]
+            mask = np.ones(len(ids), bool)
+        ids, mask = fit(ids, mask, max_length, overlong)
+        return {'ids': ids, 'mask': mask, 'where': row['_where']}
+    return build(rows, tokenizer, prepare, finish)
+
+def sides(row, special):
+    """A preference row's two conversations, chosen and rejected, each ending in the turn that is compared."""
+    names = next((pair for pair in (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
+                  if {*pair} <= {*row}), None)
+    if not names:
+        raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(row)}')
+    asked = next((row[key] for key in ('prompt', 'messages', 'question', 'instruction') if row.get(key)), [])
+    asked, both = turns(asked, 'user', special), []
+    system = turns(row.get('system') or [], 'system', special)
+    for value in (row[name] for name in names):
+        value = [value] if isinstance(value, dict) else value
+        if isinstance(value, str) and not asked:  # Anthropic's: paragraphs 'Human: ...' and 'Assistant: ...'
+            said = iter(re.split(r'(?:^|\n\n)(Human|Assistant):', value)[1:])
+            value = [{'role': who.lower(), 'content': text.strip()} for who, text in zip(said, said)]
+        messages = turns(value, 'assistant', special)
+        if messages[:1] and messages[0]['role'] == 'assistant':  # only what is new
+            messages = asked + messages
+        both.append(messages if 'system' in [m['role'] for m in messages] else system + messages)
+    return both
+
+def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
+    """Rows with a chosen and a rejected side -> pairs, report. A pair: 'docs', for both sides what collate
+    takes, (ids, mask, prompt ids): the prompt is the longest common prefix, trained is the final turn alone;
+    'ids' and 'mask' (T,): prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and
+    one side; a longer pair is dropped or, with overlong='cut', cut."""
+    stops = stop_ids(tokenizer)
+    def prepare(row, special):
+        both = sides(row, special)
+        if not all(m and m[-1]['role'] == 'assistant' and m[-1]['content'].strip() for m in both):
+            raise Drop('a side without a final assistant turn')
+        if both[0] == both[1]:
+            raise Drop('both sides are the same')
+        common = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*(m[:-1] for m in both))))
+        if 'user' not in [m['role'] for m, _ in common]:
+            raise Drop('no common prompt')
+        replies = [(render(tokenizer, m[:-1], True), m[-1]['content']) for m in both]
+        return replies, *(render(tokenizer, m) for m in both)
+    def finish(row, replies, *encoded):
+        chosen, rejected = [fit(x[1], trained([reply], tokenizer, stops, *x), max_length, overlong)
+                            for reply, x in zip(replies, encoded)]
+        n = min(chosen[1].argmax(), rejected[1].argmax())  # before what is trained
+        n = next((i for i in range(n) if chosen[0][i] != rejected[0][i]), n)
+        prompt = chosen[0][:n]
+        ids, masks = zip((prompt, chosen[1][:n]), *((ids[n:], mask[n:]) for ids, mask in (chosen, rejected)))
+        return {'docs': [(ids[i], masks[i], prompt) for i in (1, 2)], 'where': row['_where'],
+                'ids': np.concatenate(ids), 'mask': np.concatenate(masks)}
     return build(rows, tokenizer, prepare, finish)
 
 def format_report(report):
@@ -246,13 +311,13 @@ def format_report(report):
 
 def show_mask(example, tokenizer):
     """The decoded row, trained stretches in [[ ]]."""
-    parts = np.split(example['ids'], np.flatnonzero(np.diff(example['mask'])) + 1)
+    parts = np.split(example['ids'], np.flatnonzero(np.diff(example['mask'], prepend=False)))
     return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(map(tokenizer.decode, parts)))
 
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
     'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
-    'difficulty', 'text' of the user with the instruction, 'where'. UserError: unreadable truth, no kind."""
+    'difficulty', 'messages', their last one's 'text', 'where'. UserError: unreadable truth, no kind."""
     def prepare(row, special):
         answer, solution = row.get('answer'), row.get('solution')
         gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
@@ -275,11 +340,13 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         if not messages or messages[-1]['role'] != 'user':
             raise Drop('the prompt does not end with a user turn')
         messages[-1]['content'] += f'\n\n{instruction}' if instruction else ''
-        return render(tokenizer, messages, prompt=True), {
+        return {
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant', special)[-1]['content'] if shown else None,
-            'difficulty': row.get('difficulty', row.get('level'))}
-    def finish(row, text, prompt, ids, offsets):
+            'difficulty': row.get('difficulty', row.get('level')),
+            'messages': messages}, render(tokenizer, messages, prompt=True)
+    def finish(row, prompt, encoded):
+        _, ids, _ = encoded
         if len(ids) > max_prompt_tokens:
             raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
         return {'ids': ids, **prompt}

@@ -1,11 +1,18 @@
-"""Sample from a checkpoint, verify, report.
+"""Sample from a checkpoint, verify, report; or make training rows of the samples.
 
     python sample.py --model=out/grpo --data=sums:test --n=8
     python sample.py --model=Qwen/Qwen3-0.6B --data=gsm8k_test.jsonl --n=1 --temperature=0
+    python sample.py --model=out/tiny_base --data=sums:train --write=pairs --out=out/pairs.jsonl
 
 Writes every completion with its verdict as a JSON line to `out` and prints pass@1 with its standard error
 (clustered by prompt), the unbiased pass@k of Chen et al. 2021 (arXiv 2107.03374, equation 1), maj@n, length
 and the share cut at max_new_tokens; by difficulty too where the rows carry one.
+
+`write` says what a line of `out` is. 'samples': a completion. 'sft': a prompt with a completion that the
+verifier holds right (rejection sampling), for sft.py. 'pairs': a prompt with its best and its worst completion
+where their rewards differ, for dpo.py; with --rejected_model the completions of `model` against those of the
+other model, whatever the verdicts (delta learning, arXiv 2507.06187). Training rows are made only of
+completions that ended by themselves: a cut one would teach to stop where it was cut.
 """
 import json
 import math
@@ -16,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from configurator import UserError, configure
-from data import format_report, load_tokenizer, read_rows, rl_prompts, stop_ids
+from data import format_report, load_tokenizer, read_rows, rl_prompts, stop_ids, turns
 from model import load_model
 from rollout import generate
 from verify import extract, verify
@@ -32,7 +39,9 @@ n = 8  # completions of each prompt
 temperature = 1.0  # 0: greedy
 max_new_tokens = 64  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
-out = 'out/samples.jsonl'  # one JSON line a completion
+write = 'samples'  # lines of `out`: 'samples', 'sft' or 'pairs'
+rejected_model = ''  # of write=pairs: a weaker model gives the rejected side; '': best against worst
+out = 'out/samples.jsonl'  # JSON lines
 overwrite = False  # replace an `out` that exists
 show = 3  # completions printed
 seed = 1337
@@ -57,31 +66,68 @@ if device == 'cuda' and not torch.cuda.is_available():
     raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
 if os.path.exists(out) and not overwrite:
     raise UserError(f'{out} exists: say --overwrite=True or another --out')
+if write not in ('samples', 'sft', 'pairs') or rejected_model and write != 'pairs':
+    raise UserError('write is samples, sft or pairs; rejected_model goes with write=pairs')
+if write == 'pairs' and n < 2 and not rejected_model:
+    raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 prompts = prompts[:limit or None]
 print(f'{data}: {format_report(report)}')
 lm = load_model(model, device).eval()
+weaker = load_model(rejected_model, device).eval() if rejected_model else None
 os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
 chunk = max(1, 512 // n)  # prompts at a time, so that a long run writes as it goes
-results = []  # per prompt: difficulty, rewards, answers, lengths, stopped
+results, written = [], 0  # results, per prompt: difficulty, rewards, answers, lengths, stopped
+
+
+def complete(lm, part, first):
+    """n completions of each prompt, with 'text' and 'reward' added to what generate gives."""
+    with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
+        groups = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
+                          [seed * 2 ** 32 + first + j for j in range(len(part))], kv_cache_gb)
+    for prompt, group in zip(part, groups):
+        for c in group:
+            c['text'] = tokenizer.decode(c['ids'], skip_special_tokens=True)
+            c['reward'] = verify(prompt['kind'], c['text'], prompt['truth'])
+    return groups
+
+
+def lines(prompt, group, weak):
+    """What `out` gets for a prompt: its group of completions, and the weaker model's."""
+    about = {'truth': prompt['truth'], 'dataset': prompt['kind'], 'difficulty': prompt['difficulty'],
+             'where': prompt['where']}
+    if write == 'samples':
+        return [{'prompt': prompt['text'], 'completion': c['text'], 'reward': c['reward'], **about,
+                 'stopped': c['stopped'], 'tokens': len(c['ids'])} for c in group]
+    group, weak = ([c for c in side if c['stopped'] and c['text'].strip()] for side in (group, weak))
+    if write == 'sft':
+        right = {c['text']: None for c in group if c['reward'] > 0.5}  # each text once
+        return [{'prompt': prompt['messages'], 'completion': text, **about} for text in right]
+    if rejected_model:
+        pairs = zip(group, weak)
+    else:
+        group.sort(key=lambda c: c['reward'])  # stable: of equals the first sampled
+        pairs = [(c, group[0]) for c in group if c['reward'] == group[-1]['reward'] > group[0]['reward']][:1]
+    return [{'prompt': prompt['messages'], 'chosen': turns(chosen['text'], 'assistant'),
+             'rejected': turns(rejected['text'], 'assistant'), 'chosen_reward': chosen['reward'],
+             'rejected_reward': rejected['reward'], **about}
+            for chosen, rejected in pairs if chosen['text'] != rejected['text']]
+
+
 with open(out, 'w') as f, tqdm(total=len(prompts), unit='prompt', disable=None) as bar:
     for i in range(0, len(prompts), chunk):
         part = prompts[i:i + chunk]
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
-            completions = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
-                                   [seed * 2 ** 32 + i + j for j in range(len(part))], kv_cache_gb)
-        for prompt, group in zip(part, completions):
-            texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
-            rewards = [verify(prompt['kind'], text, prompt['truth']) for text in texts]
-            for text, reward, c in zip(texts, rewards, group):
-                f.write(json.dumps({
-                    'prompt': prompt['text'], 'completion': text, 'reward': reward, 'truth': prompt['truth'],
-                    'dataset': prompt['kind'], 'difficulty': prompt['difficulty'], 'stopped': c['stopped'],
-                    'tokens': len(c['ids']), 'where': prompt['where']}) + '\n')
+        groups = complete(lm, part, i)
+        weak_groups = complete(weaker, part, i) if weaker else [[]] * len(part)
+        for prompt, group, weak in zip(part, groups, weak_groups):
+            for line in lines(prompt, group, weak):
+                f.write(json.dumps(line) + '\n')
+                written += 1
             if len(results) < show:
-                tqdm.write(f'  {rewards[0]:.0f} | {prompt["text"]!r} -> {texts[0]!r}')
+                tqdm.write(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}')
+            texts, rewards = [c['text'] for c in group], [c['reward'] for c in group]
             results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
                             [len(c['ids']) for c in group], [c['stopped'] for c in group]))
         f.flush()
@@ -107,4 +153,6 @@ levels = sorted({r[0] for r in results if r[0] is not None}, key=str)
 for level in sorted(levels, key=lambda x: (isinstance(x, str), x)):
     print(report_line(f'level {level}', [r for r in results if r[0] == level]))
 print(report_line('all', results))
-print(f'completions and verdicts: {out}')
+if not written:
+    raise UserError(f'{out} is empty: no prompt has what write={write} needs (more completions: --n)')
+print(f'{written:,} {write} of {len(prompts):,} prompts: {out}')

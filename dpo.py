@@ -1,0 +1,370 @@
+"""Preference tuning: DPO, its length-normalised form (TULU 3), IPO and SimPO, on packed pairs.
+
+    python dpo.py config/tiny.py --data=out/pairs.jsonl       # 1 CPU, pairs from sample.py --write=pairs
+    python dpo.py config/qwen3_0.6b.py                        # 1 GPU
+    torchrun --nproc-per-node 8 dpo.py config/qwen3_4b.py     # 8 GPUs
+
+Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290). The unified estimator (Lv et al.
+2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x likelihood gradient. For DPO:
+
+    mask                  the final assistant turn of both sides and its end
+    reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
+    advantage             + beta * sigmoid(-beta * delta) on the chosen, - that on the rejected: large while
+                          the pair is ranked wrongly, 0 once it is clear (delta: see the loss)
+    likelihood gradient   grad log pi(token | prompt and completion before it)
+
+Deviations from the usual script: (1) the reference is the policy before its first step, scored once and kept
+in out_dir/ref_logprobs.pt: no second model is in memory; (2) a prompt is computed once for both its sides;
+(3) the loss is a sum over pairs divided by the pairs of the whole step, whatever the packing.
+"""
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configurator import UserError, configure
+from data import Order, collate, format_report, load_tokenizer, pack, preference_pairs, read_rows, rl_prompts
+from data import show_mask, split_by_work, stop_ids
+from model import Policy, load_model, load_state, memory_plan, save_model, save_state
+from rollout import generate
+from verify import verify
+
+# --- config -------------------------------------------------------------------
+# what and where
+model = 'out/tiny_base'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
+chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+data = 'out/pairs.jsonl'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
+eval_data = ''  # held-out pairs for eval/accuracy and eval/margin; '' for none
+eval_prompts = 'sums:test'  # rows with a checkable truth for eval/pass@1; '' for none
+verifier = ''  # kind of verifier for eval_prompts; '' goes by each row's own dataset name
+instruction = ''  # appended to every eval prompt, e.g. how to write the final answer
+out_dir = 'out/dpo'  # run folder: model, log.jsonl, run.json, state/
+resume = False  # go on from out_dir/state
+overwrite = False  # start afresh in an out_dir that holds another run
+# loss
+loss_type = 'dpo_norm'  # 'dpo' (sums of log-probs), 'dpo_norm', 'ipo', 'simpo' (means over own tokens)
+beta = 5.0  # goes with loss_type, see the loss: dpo 0.1, dpo_norm 5, ipo 0.1, simpo 2
+gamma_beta_ratio = 0.5  # of simpo: its target margin / beta, nats a token
+label_smoothing = 0.0  # share of pairs taken to be swapped (cDPO); not for ipo
+sft_coef = 0.0  # of the chosen's negative log-prob a token (RPO)
+# batch
+batch_size = 64  # pairs per step, over all GPUs
+micro_batch_tokens = 8192  # tokens in one forward, per GPU; a pair is never split
+max_length = 1024  # tokens of the prompt and one side; longer pairs go the way of `overlong`
+overlong = 'drop'  # 'drop' or 'cut' (no end of turn is invented)
+max_steps = 0  # optimizer steps; 0: as many as `epochs` makes
+epochs = 1.0  # passes over the data when max_steps is 0
+# optimizer
+learning_rate = 5e-7  # peak
+min_learning_rate = 0.0  # at the last step of cosine and linear
+schedule = 'linear'  # 'cosine', 'linear' or 'constant' after the warm-up
+warmup_steps = 20  # linear from 0
+weight_decay = 0.0  # on matrices only
+beta1, beta2 = 0.9, 0.95  # Adam
+grad_clip = 1.0  # global norm; 0: off
+# evaluation, log, checkpoint
+eval_every = 100  # steps; 0: only at the end
+max_new_tokens = 64  # evaluation completions, tokens
+checkpoint_every = 500  # steps between checkpoints; the last step always makes one
+log_every = 1  # steps between lines on the console; log.jsonl has every step
+wandb_log = False  # WANDB_MODE=offline works too
+wandb_project = 'nanopost'
+# system
+seed = 1337
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
+activation_checkpointing = False  # recompute each layer in backward
+compile = False  # torch.compile of every layer: half a minute and more at first, no gain on CPUs
+shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
+kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
+config = configure(globals())
+STATS = ['dpo/margin', 'dpo/accuracy', 'dpo/chosen_logps', 'dpo/rejected_logps', 'dpo/chosen_rewards',
+         'dpo/rejected_rewards', 'completion/chosen_len', 'completion/rejected_len']  # means over pairs
+
+# --- ranks, seed, device ------------------------------------------------------
+rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+if device == 'cuda' and not torch.cuda.is_available():
+    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
+if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 'constant'):
+    raise UserError('dtype is float32 or bfloat16, schedule is cosine, linear or constant')
+if device == 'cuda':
+    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    torch.cuda.set_device(device)
+log_path = os.path.join(out_dir, 'log.jsonl')
+saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
+if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+if world_size > 1:
+    dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
+torch.manual_seed(seed)  # the same start on every rank
+torch.set_float32_matmul_precision('high')
+autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
+
+# --- data ---------------------------------------------------------------------
+tokenizer = load_tokenizer(model, chat_template)
+stops = stop_ids(tokenizer)
+rows, sources = read_rows(data)
+if loss_type not in ('dpo', 'dpo_norm', 'ipo', 'simpo') or loss_type == 'ipo' and label_smoothing:
+    raise UserError('loss_type is dpo, dpo_norm, ipo or simpo; label_smoothing is not for ipo')
+pairs, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
+for name, weight, start, stop in sources:
+    kept, report[name] = preference_pairs(rows[start:stop], tokenizer, max_length, overlong)
+    weighted.append((weight, list(range(len(pairs), len(pairs) + len(kept)))))
+    pairs += kept
+order = Order(weighted, seed)
+max_steps = max_steps or math.ceil(len(order) * epochs / batch_size)
+eval_pairs, eval_rows = [], []
+if eval_data:
+    eval_pairs, report['eval_data: ' + eval_data] = preference_pairs(
+        read_rows(eval_data)[0], tokenizer, max_length, overlong)
+if eval_prompts:
+    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
+        read_rows(eval_prompts)[0], tokenizer, max_length, verifier, instruction)
+if rank == 0:
+    print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
+    print('first pair, what is trained in [[ ]]: ' + tokenizer.decode(pairs[0]['docs'][0][2]))
+    for side, (ids, mask, _) in zip(('chosen', 'rejected'), pairs[0]['docs']):
+        print(f'  {side}: ' + show_mask({'ids': ids, 'mask': mask}, tokenizer))
+
+# --- model --------------------------------------------------------------------
+lm = load_model(model, device)
+if activation_checkpointing:
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+if compile:
+    for layer in lm.base_model.layers:
+        layer.compile(dynamic=True)
+raw = policy = Policy(lm)
+if world_size > 1:
+    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+if rank == 0:
+    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
+                       dtype == 'bfloat16', kv_cache_gb=kv_cache_gb)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+
+# --- optimizer, schedule ------------------------------------------------------
+groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
+          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
+shard = world_size > 1 and shard_optimizer
+adamw = torch.optim.AdamW
+optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(groups, **adam)
+
+
+def learning_rate_at(step):
+    """Linear warm-up to learning_rate, then `schedule` down to min_learning_rate at max_steps."""
+    if step < warmup_steps:
+        return learning_rate * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
+    return min_learning_rate + left * (learning_rate - min_learning_rate)
+
+
+# --- helpers ------------------------------------------------------------------
+def gather(value):
+    """[value of rank 0, value of rank 1, ...] on every rank."""
+    values = [value] * world_size
+    if world_size > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def evaluate():
+    """Greedy pass@1 on eval_rows, also by difficulty, and accuracy and margin on eval_pairs, as log keys.
+    Every rank does its share."""
+    metrics = {}
+    mine = eval_rows[rank::world_size]
+    with autocast:
+        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
+                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    verdicts = []
+    for prompt, (completion,) in zip(mine, completions):
+        text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
+        verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
+        if rank == 0 and len(verdicts) <= 3:
+            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r}, truth {prompt["truth"]}')
+    verdicts = sum(gather(verdicts), [])
+    if verdicts:
+        metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
+        for level in sorted({d for d, _ in verdicts if d is not None}):
+            scores = [v for d, v in verdicts if d == level]
+            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
+    mine, stats = eval_pairs[rank::world_size], torch.zeros(len(STATS), device=device)
+    for rows in pack([len(pair['ids']) for pair in mine], micro_batch_tokens):
+        micro = [mine[i] for i in rows]
+        with torch.no_grad():
+            stats += preference_loss(pair_logprobs(micro, raw), micro)[1]
+    if eval_pairs:
+        means = dict(zip(STATS, (sum(gather(stats.cpu())) / len(eval_pairs)).tolist()))
+        metrics |= {'eval/accuracy': means['dpo/accuracy'], 'eval/margin': means['dpo/margin']}
+    return metrics
+
+
+def save_checkpoint():
+    """out_dir/state, all that resume needs, and the model in out_dir."""
+    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
+    save_state(out_dir, rank, own, {
+        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
+        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
+    if rank == 0:
+        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
+    gather(None)
+
+
+def pair_logprobs(pairs, policy):
+    """(n, 2): the summed log-probs of the chosen and of the rejected side of n pairs, in one forward."""
+    micro = collate([doc for pair in pairs for doc in pair['docs']])
+    with autocast:
+        logprobs, _ = policy(micro['ids'].to(device), micro['lengths'], micro['index'].to(device),
+                             parents=micro['parents'])
+    sums = logprobs.new_zeros(2 * len(pairs)).index_add(0, micro['doc'].to(device), logprobs)
+    return sums.view(len(pairs), 2)
+
+
+def preference_loss(logprobs, pairs):
+    """Losses (n,) and the sums of STATS over n pairs; logprobs (n, 2) as pair_logprobs makes them."""
+    tokens = logprobs.new_tensor([[mask.sum() for _, mask, _ in pair['docs']] for pair in pairs]).view(-1, 2)
+    ref = logprobs.new_tensor([pair['ref_logprobs'] for pair in pairs]).view(-1, 2)
+    # DPO (eq. 7) sums log pi / ref over a side's tokens. The others take the mean, IPO too (its
+    # authors' word, not in the paper): delta is smaller by about the length, so a beta does not carry over.
+    h = (logprobs - ref) / (1 if loss_type == 'dpo' else tokens)
+    delta = h[:, 0] - h[:, 1]
+    if loss_type == 'ipo':  # Azar et al. 2023, arXiv 2310.12036, eq. 17; beta is its tau
+        losses = (delta - 1 / (2 * beta)) ** 2
+    else:  # SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6) has a margin and no reference: ref is 0
+        logits = beta * (delta - gamma_beta_ratio * (loss_type == 'simpo'))
+        losses = (label_smoothing - 1) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    losses = losses - sft_coef * logprobs[:, 0] / tokens[:, 0]  # Pang et al. 2024, arXiv 2404.19733, eq. 1
+    columns = [beta * delta, delta > 0, *logprobs.T, *(beta * h).T, *tokens.T]
+    return losses, torch.stack([column.detach().sum() for column in columns])
+
+
+# --- reference ----------------------------------------------------------------
+# the policy before its first step, scored once; the file is used again only for the same weights and tokens
+for_all, ref_logprobs, ref_path = pairs + eval_pairs, None, os.path.join(out_dir, 'ref_logprobs.pt')
+if loss_type == 'simpo':
+    ref_logprobs = torch.zeros(len(for_all), 2)
+elif rank == 0:
+    key = hashlib.sha256(dtype.encode())  # ids and masks stand for data, template, tokenizer and max_length
+    for array in itertools.chain((p.detach().cpu().numpy() for p in raw.parameters()),
+                                 (array for pair in for_all for doc in pair['docs'] for array in doc)):
+        key.update(array.tobytes())
+    cached = torch.load(ref_path, weights_only=True) if os.path.exists(ref_path) else {'key': ''}
+    ref_logprobs = cached['logprobs'] if cached['key'] == key.hexdigest() else None
+ref_logprobs = gather(ref_logprobs)[0]
+if ref_logprobs is None:
+    mine, own = for_all[rank::world_size], torch.zeros(len(for_all), 2)
+    for rows in tqdm(pack([len(pair['ids']) for pair in mine], micro_batch_tokens), 'reference log-probs',
+                     disable=rank > 0 or None):
+        with torch.no_grad():
+            own[[rank + i * world_size for i in rows]] = pair_logprobs([mine[i] for i in rows], raw).cpu()
+    ref_logprobs = sum(gather(own))
+    if rank == 0:
+        os.makedirs(out_dir, exist_ok=True)
+        torch.save({'key': key.hexdigest(), 'logprobs': ref_logprobs}, ref_path + '.tmp')
+        os.replace(ref_path + '.tmp', ref_path)
+for pair, values in zip(for_all, ref_logprobs.tolist()):
+    pair['ref_logprobs'] = values
+
+# --- resume, logging ----------------------------------------------------------
+step = samples = tokens = 0
+wandb_id = None
+if resume:
+    raw.load_state_dict(saved['weights'])
+    getattr(optimizer, 'optim', optimizer).load_state_dict(own)
+    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
+    wandb_id = saved['wandb_id']
+    if rank == 0:
+        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+if rank == 0:
+    os.makedirs(out_dir, exist_ok=True)
+    if overwrite and not resume:
+        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
+        open(log_path, 'w').close()
+    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
+        json.dump({'script': sys.argv[0], **config}, f, indent=1)
+    log_file = open(log_path, 'a')
+    if wandb_log:
+        import wandb
+        wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
+                              dir=out_dir, id=wandb_id, resume='allow').id
+    n = sum(p.numel() for p in lm.parameters())
+    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
+          f'{batch_size} pairs, {len(order)} pairs an epoch')
+bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
+
+
+def log(metrics):
+    """One line of log.jsonl and wandb, and one on the console."""
+    log_file.write(json.dumps(metrics) + '\n')
+    log_file.flush()
+    if wandb_log:
+        wandb.log(metrics, step=metrics['step'])
+    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
+        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
+        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+                             for key, value in shown.items()))
+
+
+# --- the loop -----------------------------------------------------------------
+while step < max_steps:
+    start = time.time()
+    # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
+    batch = [pairs[i] for i in order.take(batch_size)]
+    step_tokens = sum(len(pair['ids']) for pair in batch)
+    mine = [batch[i] for i in split_by_work([len(pair['ids']) for pair in batch], world_size)[rank]]
+    bins = pack([len(pair['ids']) for pair in mine], micro_batch_tokens) or [[]]  # without rows it takes part
+
+    # loss, backward
+    loss, stats = torch.zeros((), device=device), torch.zeros(len(STATS), device=device)
+    for i, rows in enumerate(bins):
+        micro = [mine[j] for j in rows]
+        with policy.no_sync() if world_size > 1 and i < len(bins) - 1 else nullcontext():
+            losses, micro_stats = preference_loss(pair_logprobs(micro, policy), micro)
+            micro_loss = losses.sum() / batch_size  # the GLOBAL denominator
+            (micro_loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
+        loss += micro_loss.detach()
+        stats += micro_stats
+
+    # step
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
+    for group in optimizer.param_groups:
+        group['lr'] = learning_rate_at(step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    step, samples, tokens = step + 1, samples + batch_size, tokens + step_tokens
+
+    # log, checkpoint
+    losses, stats = gather(loss.item()), sum(gather(stats.cpu())) / batch_size
+    evaluated = evaluate() if step == max_steps or eval_every and step % eval_every == 0 else {}
+    if rank == 0:
+        seconds = time.time() - start
+        metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
+                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(),
+                   **dict(zip(STATS, stats.tolist())), **evaluated, 'perf/tok_s': step_tokens / seconds}
+        if 'cuda' in device:
+            metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+        log(metrics)
+        bar.update()
+    if step == max_steps or checkpoint_every and step % checkpoint_every == 0:
+        save_checkpoint()
+
+# --- clean up -----------------------------------------------------------------
+bar.close()
+if rank == 0:
+    print(f'model, log.jsonl and state/ are in {out_dir}')
+if world_size > 1:
+    del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
+    dist.destroy_process_group()
