@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo test lint clean
+.PHONY: demo dpo test lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -26,6 +26,20 @@ demo: .venv/run
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
 	$(RUN) plot.py out/before.jsonl out/after.jsonl out/tiny_grpo/log.jsonl out/demo.png
+
+out/tiny_base/model.safetensors: | .venv/run
+	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True
+
+dpo: out/tiny_base/model.safetensors
+	@echo "1/3 pairs from the start model's own completions: right against wrong, for training and held out"
+	$(RUN) sample.py --model=out/tiny_base --data=sums:train --limit=2000 --write=pairs --seed=$(SEED) \
+	  --out=out/tiny_pairs.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_base --write=pairs --seed=$(SEED) \
+	  --out=out/tiny_eval_pairs.jsonl --overwrite=True
+	@echo "2/3 preference tuning: dpo.py (half a minute)"
+	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
+	@echo "3/3 accuracy on held-out sums at temperature 1 (before: the table above)"
+	$(RUN) sample.py --model=out/tiny_dpo --show=0 --out=out/after_dpo.jsonl --overwrite=True
 
 test: .venv/dev
 	@echo "about 9 minutes on 2 cores"

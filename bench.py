@@ -31,7 +31,7 @@ from rollout import KVCache, generate
 
 
 # --- config -------------------------------------------------------------------
-what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale'
+what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale'
 against = ''  # '': ours alone; 'trl' (sft, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
@@ -189,6 +189,31 @@ def bench_sft():
     flops = rate * (6 * n + 6 * c.num_hidden_layers * c.num_attention_heads * head_size(c) * mean)
     print(f'{flops / 1e12:.3g} TFLOP/s = tokens/s x (6 N + 6 layers x heads x head size x mean length), '
           f'N = {n:,}' + (f': MFU {flops / 989e12:.1%} of 989' if device == 'cuda' else ''))
+
+def bench_dpo():
+    """Pairs of a prompt (log-normal, median 100) and two sides (median 150): preference data as it is."""
+    n = batch_size * steps
+    draw = lambda median: np.clip(np.exp(rng.normal(np.log(median), 0.6, n)), 8, 700).astype(int)  # noqa: E731
+    rows = [dict(zip(('prompt', 'chosen', 'rejected'), row))
+            for row in zip(texts(draw(100)), texts(draw(150)), texts(draw(150)))]
+    write_rows(rows)
+    space, go_on = script('dpo.py', batch_size=batch_size, loss_type='dpo', beta=0.1, max_length=2048)
+    sides = {'dpo.py': lambda: (n, go_on(steps))}
+    if against == 'trl':
+        import datasets
+        import trl
+        roles = {'prompt': 'user', 'chosen': 'assistant', 'rejected': 'assistant'}
+        lines = [{key: [{'role': roles[key], 'content': row[key]}] for key in roles} for row in rows]
+        args = trl.DPOConfig(**trl_options(), per_device_train_batch_size=batch_size, beta=0.1,
+                             max_length=2048, precompute_ref_log_probs=True)
+        trainer = trl.DPOTrainer(twin(space['lm']), twin(space['lm']), args=args,
+                                 train_dataset=datasets.Dataset.from_list(lines),
+                                 processing_class=space['tokenizer'])
+        ours = space['pair_logprobs'](space['pairs'][:1], space['raw'])[0].tolist()
+        theirs = [trainer.train_dataset[0][f'ref_{side}_logps'] for side in ('chosen', 'rejected')]
+        print(f'chosen and rejected log-probs of the first pair: dpo.py {ours}, TRL {theirs}')
+        sides['TRL'] = peer(trainer, n)
+    alternate('pairs/s', **sides)
 
 def bench_grpo():
     write_rows({'prompt': text, 'answer': '1', 'dataset': 'sums'}

@@ -2,7 +2,9 @@
 What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the
 content; a row not shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
 import bisect
+import fnmatch
 import functools
+import glob
 import gzip
 import itertools
 import json
@@ -81,43 +83,62 @@ def stop_ids(tokenizer):
     first = tokenizer(after.strip() if found else '', add_special_tokens=False)['input_ids'][:1]
     return sorted({tokenizer.eos_token_id} | set(first) & set(tokenizer.added_tokens_decoder))
 
+def files_of(name):
+    """A source's files: itself, or what a pattern like 'train-*.parquet' names, also on the hub, sorted."""
+    if '*' not in name:
+        return [name]
+    if not name.startswith('hf://'):
+        found = glob.glob(name)
+    else:
+        from huggingface_hub import HfApi
+        owner, repo, pattern = name.removeprefix('hf://datasets/').split('/', 2)
+        every = HfApi().list_repo_files(f'{owner}/{repo}', repo_type='dataset')
+        found = [f'hf://datasets/{owner}/{repo}/{file}' for file in fnmatch.filter(every, pattern)]
+    if not found:
+        raise ValueError('no file has such a name')
+    return sorted(found)
+
 def read_rows(spec):
     """Sources with optional weights ('a.jsonl*0.5, sums:train') -> rows, [(name, weight, start, stop)].
-    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, sums:base,
-    sums:train, sums:test. Row: a dict, '_where' is 'source:line' (or row number). UserError: unreadable."""
+    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, a pattern
+    (train-*.parquet), sums:base, sums:train, sums:test. Row: a dict, '_where' is 'file:line' (or row number).
+    UserError: unreadable."""
     rows, sources = [], []
-    for name, _, weight in (part.strip().partition('*') for part in spec.split(',')):
-        start, line, path = len(rows), 0, name
+    for part in map(str.strip, spec.split(',')):
+        name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part).groups('1')
+        start, line, file = len(rows), 0, name
         try:
-            if not 0 < float(weight or 1) < 1e6:
+            if not 0 < float(weight) < 1e6:
                 raise ValueError(f'*{weight} is no number of passes over it per epoch')
-            if name.startswith('hf://'):
-                from huggingface_hub import hf_hub_download
-                owner, repo, file = name.removeprefix('hf://datasets/').split('/', 2)
-                path = hf_hub_download(f'{owner}/{repo}', file, repo_type='dataset')
-            if name.startswith('sums:'):
-                found = sum_rows(name[5:])
-            elif path.endswith('.parquet'):
-                from pyarrow import parquet
-                found = parquet.read_table(path).to_pylist()
-            else:
-                with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as f:
-                    raw, line = f.read(), 1
-                listed = path.endswith('.json') and raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'[')
-                found = json.loads(raw) if listed else raw.split(b'\n')
-            for line, row in enumerate(tqdm(found, name, delay=3, disable=RANK > 0 or None), 1):
-                row = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
-                if row is not None:
-                    rows.append({**row, '_where': f'{name}:{line}'})  # TypeError if it is not an object
+            for file in files_of(name):
+                path, line = file, 0
+                if file.startswith('hf://'):
+                    from huggingface_hub import hf_hub_download
+                    owner, repo, inside = file.removeprefix('hf://datasets/').split('/', 2)
+                    path = hf_hub_download(f'{owner}/{repo}', inside, repo_type='dataset')
+                if file.startswith('sums:'):
+                    found = sum_rows(file[5:])
+                elif path.endswith('.parquet'):
+                    from pyarrow import parquet
+                    found = parquet.read_table(path).to_pylist()
+                else:
+                    with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as f:
+                        raw, line = f.read(), 1
+                    listed = path.endswith('.json') and raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'[')
+                    found = json.loads(raw) if listed else raw.split(b'\n')
+                for line, row in enumerate(tqdm(found, file, delay=3, disable=RANK > 0 or None), 1):
+                    row = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
+                    if row is not None:
+                        rows.append({**row, '_where': f'{file}:{line}'})  # TypeError if it is not an object
             if len(rows) == start:
                 raise ValueError('no rows in it')
         except Exception as error:  # hub, file, gzip, parquet and JSON errors have no common class
             line += (error.object.count(b'\n', 0, error.start) if isinstance(error, UnicodeDecodeError)
                      else getattr(error, 'lineno', 1) - 1)  # of a JSON error inside a list
             hint = ' (pip install pyarrow or convert to .jsonl)' if isinstance(error, ImportError) else ''
-            message = f'data source {name}{f":{line}" if line else ""}: {error}{hint}'
+            message = f'data source {file}{f":{line}" if line else ""}: {error}{hint}'
             raise UserError(' '.join(message.split())) from error
-        sources.append((name, float(weight or 1), start, len(rows)))
+        sources.append((name, float(weight), start, len(rows)))
     return rows, sources
 
 def sum_rows(split):

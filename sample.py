@@ -9,7 +9,7 @@ Writes every completion with its verdict as a JSON line to `out` and prints pass
 and the share cut at max_new_tokens; by difficulty too where the rows carry one.
 
 `write` says what a line of `out` is. 'samples': a completion. 'sft': a prompt with a completion that the
-verifier holds right (rejection sampling), for sft.py. 'pairs': a prompt with its best and its worst completion
+verifier holds right (rejection sampling), for sft.py. 'pairs': a prompt with its best and worst completion
 where their rewards differ, for dpo.py; with --rejected_model the completions of `model` against those of the
 other model, whatever the verdicts (delta learning, arXiv 2507.06187). Training rows are made only of
 completions that ended by themselves: a cut one would teach to stop where it was cut.

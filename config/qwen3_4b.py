@@ -1,4 +1,4 @@
-# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (and sft.py likewise)
+# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (sft.py, dpo.py likewise)
 model = 'Qwen/Qwen3-4B-Base'
 out_dir = f'out/qwen3_4b_{script}'
 activation_checkpointing = True
@@ -7,11 +7,19 @@ dtype = 'bfloat16'
 log_every = 1
 
 if script == 'sft':  # TULU 3's settings (batch 128, 2 epochs, linear, warm-up 3 %), under the public name
-    data = 'hf://datasets/allenai/tulu-3-sft-mixture/data/train-00000-of-00006.parquet'  # needs pyarrow
+    data = 'hf://datasets/allenai/tulu-3-sft-mixture/data/train-*.parquet'  # needs pyarrow
     eval_data = eval_prompts = ''
     max_steps, epochs, batch_size, max_length = 0, 2.0, 128, 4096
     learning_rate, schedule, warmup_steps = 5e-6, 'linear', 100
     checkpoint_every = 500
+if script == 'dpo':  # TULU 3's settings on UltraFeedback; the model is the one sft.py made
+    model = 'out/qwen3_4b_sft'
+    data = 'hf://datasets/HuggingFaceH4/ultrafeedback_binarized/data/train_prefs-*.parquet'
+    eval_data = 'hf://datasets/HuggingFaceH4/ultrafeedback_binarized/data/test_prefs-*.parquet'
+    eval_prompts = ''
+    loss_type, beta, max_steps, epochs, batch_size, max_length = 'dpo_norm', 5.0, 0, 1.0, 128, 2048
+    learning_rate, schedule, warmup_steps = 5e-7, 'linear', 48
+    eval_every, checkpoint_every = 100, 200
 if script == 'grpo':
     data = 'hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet'  # needs pyarrow
     eval_prompts = 'hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet'

@@ -10,6 +10,9 @@ if script == 'sft':  # demonstrations instead of rewards
     eval_data = 'sums:test'
     max_steps = 100
     learning_rate = 3e-4
+if script == 'dpo':  # pairs of the start model's own completions: make pairs
+    data, eval_data = 'out/tiny_pairs.jsonl', 'out/tiny_eval_pairs.jsonl'
+    epochs, warmup_steps, learning_rate, eval_every = 2.0, 5, 1e-4, 15
 if script == 'grpo':
     data = 'sums:train'
     prompts_per_step, group_size = 64, 8

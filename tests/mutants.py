@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
+DPO = 'tests/test_dpo.py::'
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
-    (1, 'data.py', 'mask[0] = False', 'mask[np.array(ids) == tokenizer.pad_token_id] = mask[0] = False', DATA),
-    (1, 'data.py', 'ids = ids if replies else bos + ids + [tokenizer.eos_token_id]', 'ids = ids if replies else bos + ids', DATA),
+    (1, 'data.py', '        ids, mask = fit(ids, mask, max_length, overlong)',
+     '        mask[np.array(ids) == tokenizer.pad_token_id] = False\n        ids, mask = fit(ids, mask, max_length, overlong)', DATA),
+    (1, 'data.py', 'ids = bos + encoded[1] + [tokenizer.eos_token_id]', 'ids = bos + encoded[1]', DATA),
     (2, 'model.py', '.float().div_(temperature)\n            lse', '.float()\n            lse', MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
      MODEL + 'test_sampled_logprobs_are_the_trainers'),
@@ -49,6 +51,11 @@ MUTANTS = [
      MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
     (8, 'model.py', 'seen = torch.arange(keys.shape[1]) <= (self.before', 'seen = torch.arange(keys.shape[1]) <= 1 + (self.before',
      MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
+    (3, 'dpo.py', 'losses.sum() / batch_size', 'losses.mean()', DPO + 'test_packing_and_ranks_do_not_change_it'),
+    (4, 'dpo.py', 'i < len(bins) - 1 else', 'True else', DPO + 'test_packing_and_ranks_do_not_change_it'),
+    (9, 'dpo.py', '(logprobs - ref) / (1 if', 'logprobs / (1 if', DPO + 'test_loss_at_step_0_and_its_gradient'),
+    (9, 'dpo.py', "cached['logprobs'] if cached['key'] == key.hexdigest() else None", "cached.get('logprobs')",
+     DPO + 'test_reference_logprobs_and_their_cache'),
     (9, 'grpo.py', "micro.get('old_logprobs', logprobs.detach())", "micro.get('old_logprobs', logprobs)",
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
     (9, 'grpo.py', 'advantages = rewards - rewards.mean()', 'advantages = rewards.clone()',

@@ -230,9 +230,23 @@ def test_read_hub(tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
     rows, sources = read_rows('hf://datasets/owner/name/sub/f.jsonl*2')
     assert rows[0]['_where'] == 'hf://datasets/owner/name/sub/f.jsonl:1' and sources[0][1] == 2
+    monkeypatch.setattr('huggingface_hub.HfApi.list_repo_files',
+                        lambda self, repo, repo_type: ['README.md', 'sub/f.jsonl', 'sub/g.txt'])
+    rows, sources = read_rows('hf://datasets/owner/name/sub/*.jsonl*3')
+    assert rows[0]['_where'] == 'hf://datasets/owner/name/sub/f.jsonl:1' and sources[0][1] == 3
     for name in ('hf://datasets/owner/other/f.jsonl', 'hf://datasets/owner'):
         with pytest.raises(UserError, match=name):
             read_rows(name)
+
+
+def test_patterns_are_one_source(tmp_path):
+    for i in range(3):
+        (tmp_path / f'part-{2 - i}.jsonl').write_text(f'{{"text": "{2 - i}"}}\n' * (3 - i))
+    rows, sources = read_rows(f'{tmp_path}/part-*.jsonl*0.5, {tmp_path}/part-0.jsonl')
+    assert [row['text'] for row in rows] == list('0112220')
+    assert sources == [(f'{tmp_path}/part-*.jsonl', 0.5, 0, 6), (f'{tmp_path}/part-0.jsonl', 1.0, 6, 7)]
+    with pytest.raises(UserError, match='no file has such a name'):
+        read_rows(f'{tmp_path}/other-*.jsonl')
 
 
 @pytest.mark.parametrize(

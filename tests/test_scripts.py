@@ -136,11 +136,13 @@ def test_importance_cap(monkeypatch, start_model, tmp_path):
         assert (gradient(cap, shift) - factor * plain).norm() < 1e-4 * plain.norm()
 
 
-@pytest.mark.parametrize('script', ['sft.py', 'grpo.py'])
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py'])
 @pytest.mark.parametrize('ranks', [1, 2])
 def test_resume_is_bit_exact(run, start_model, tmp_path, script, ranks):
     """Invariant 6: stopped after 2 steps and resumed, the run ends in the weights of one never stopped."""
+    pairs = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
     flags = {'sft.py': [*SFT, '--schedule=constant'],
+             'dpo.py': [*SFT, '--schedule=constant', '--model=tiny', f'--data={pairs}'],
              'grpo.py': [*GRPO, f'--model={start_model}', '--resample_rounds=1']}[script]
     whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
     run(script, *flags, '--max_steps=4', f'--out_dir={whole}', ranks=ranks)
@@ -216,6 +218,9 @@ def test_wandb_offline_and_run_json(run, tmp_path):
     ('sft.py', ['--out_dir={tmp}'], 'is not empty: say --resume=True'),
     ('sft.py', ['--resume=True', '--out_dir={tmp}/new'], 'does not exist'),
     ('sft.py', ['--device=cuda'], 'torch sees no CUDA device'),
+    ('dpo.py', ['--data=missing.jsonl'], 'data source missing.jsonl: [Errno 2] No such file'),
+    ('dpo.py', ['--data={tmp}/shape.jsonl', '--model=tiny'], 'shape.jsonl:1: no chosen and rejected in the keys foo'),
+    ('dpo.py', ['--data={tmp}/bad.jsonl', '--model=tiny', '--loss_type=kto'], 'bad.jsonl:2: '),
     ('grpo.py', ['--max_prompt_tokens=2'], 'longer than max_prompt_tokens=2'),
     ('grpo.py', ['--data={tmp}/truth.jsonl'], 'truth.jsonl:1: '),
     ('sample.py', ['--model={tmp}'], 'no tokenizer from'),

@@ -1,14 +1,19 @@
-"""sft.py's and grpo.py's own lines against TRL's trainers on the same tiny model and batch: loss and gradient.
+"""sft.py's, dpo.py's and grpo.py's own lines against TRL's trainers on the same tiny model and batch: loss and gradient.
 
 Where definitions differ (not compared): TRL averages the SFT loss of one process over its own micro-batches unless
 num_items_in_batch is given (given here); its GRPO default counts tokens as we do ('dapo'); its clip_high defaults to
 clip_low; its std is the sample's with 1e-4 added, as ours; its KL is multiplied by the ratio, as ours; it computes
 completions of groups without spread too, whose gradient is 0 (left out here); its completions come from transformers'
-generate; its k3 is exp(d) - d - 1, which has no digits left where d is small (ours is expm1(d) - d).
+generate; its k3 is exp(d) - d - 1, which has no digits left where d is small (ours is expm1(d) - d);
+its DPO has no cDPO and no SimPO (both are in its CPO trainer), and its 'sft' term is a mean over the tokens of the batch,
+ours over each completion's own tokens as in the paper: compared on one pair.
 """
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
-from conftest import script_until_loop
+from conftest import ROOT, script_until_loop
 from transformers import AutoModelForCausalLM
 
 trl = pytest.importorskip('trl')
@@ -113,3 +118,57 @@ def test_sft(monkeypatch, start_model, tmp_path):
     loss = trainer.compute_loss(lm, inputs, num_items_in_batch=torch.tensor(ns['supervised']))
     loss.backward()
     close(ours, [p.grad for p in lm.parameters()], ns['loss'].item(), loss.item())
+
+
+@pytest.mark.parametrize('loss_type, theirs, beta, pairs, more', [
+    ('dpo', ['sigmoid'], 0.1, 7, []), ('dpo_norm', ['sigmoid_norm'], 5.0, 7, []), ('ipo', ['ipo'], 0.1, 7, []),
+    ('dpo', ['sigmoid', 'sft'], 0.1, 1, ['--sft_coef=0.7'])])
+def test_dpo(monkeypatch, start_model, tmp_path, loss_type, theirs, beta, pairs, more):
+    path = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
+    ns, block = script_until_loop(
+        monkeypatch, 'dpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
+        f'--data={path}', f'--loss_type={loss_type}', f'--beta={beta}', f'--batch_size={pairs}', *more)
+    mine = ns['pairs'][:pairs]
+    with torch.no_grad():
+        for p in ns['raw'].parameters():  # away from the reference, so that the ratios are not 1
+            p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    ns.update(mine=mine, bins=ns['pack']([len(pair['ids']) for pair in mine], 300))
+    exec(block, ns)
+    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+    lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
+    args = trl.DPOConfig(**common(tmp_path), per_device_train_batch_size=pairs, beta=beta, loss_type=theirs,
+                         loss_weights=[1.0, 0.7][:len(theirs)], precompute_ref_log_probs=True, max_length=2000)
+    rows = datasets.Dataset.from_list([{'prompt': 'a', 'chosen': 'b', 'rejected': 'c'}])
+    trainer = trl.DPOTrainer(lm, args=args, train_dataset=rows, processing_class=ns['tokenizer'])
+    lm.load_state_dict(ns['lm'].state_dict())
+    documents = [pair['docs'][side] for side in (0, 1) for pair in mine]  # chosen first, then rejected, each whole
+    longest = max(len(prompt) + len(ids) for ids, _, prompt in documents)
+    pad = lambda row: torch.tensor([*row, *[0] * (longest - len(row))])  # noqa: E731
+    inputs = {'input_ids': torch.stack([pad([*prompt, *ids]) for ids, _, prompt in documents]),
+              'attention_mask': torch.stack([pad([1] * (len(prompt) + len(ids))) for ids, _, prompt in documents]),
+              'completion_mask': torch.stack([pad([0] * len(prompt) + [1] * len(ids)) for ids, _, prompt in documents])}
+    for i, side in enumerate(('chosen', 'rejected')):
+        inputs[f'ref_{side}_logps'] = torch.tensor([pair['ref_logprobs'][i] for pair in mine])
+    lm.train()
+    loss = trainer.compute_loss(lm, inputs)
+    loss.backward()
+    close(ours, [p.grad for p in lm.parameters()], ns['loss'].item(), loss.item())
+
+
+@pytest.mark.parametrize('loss_type, beta, gamma, smoothing', [('simpo', 2.0, 0.6, 0.0), ('simpo', 2.0, 0.6, 0.1), ('dpo', 0.1, 0.0, 0.2)])
+def test_simpo_and_cdpo(monkeypatch, tmp_path, loss_type, beta, gamma, smoothing):
+    """preference_loss against the loss of TRL's CPO trainer, which wants means for SimPO, sums for the other."""
+    cpo = pytest.importorskip('trl.experimental.cpo').CPOTrainer
+    path = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
+    ns, _ = script_until_loop(monkeypatch, 'dpo.py', '--model=tiny', f'--out_dir={tmp_path / "o"}', '--eval_prompts=',
+                              f'--data={path}', f'--loss_type={loss_type}', f'--beta={beta}',
+                              f'--label_smoothing={smoothing}', f'--gamma_beta_ratio={gamma / beta}')
+    pairs = ns['pairs'][:4]
+    for pair in pairs:
+        pair['ref_logprobs'] = [0.0, 0.0]
+    logprobs = -40 * torch.rand(4, 2, dtype=torch.float64)
+    tokens = torch.tensor([[mask.sum() for _, mask, _ in pair['docs']] for pair in pairs])
+    knobs = SimpleNamespace(alpha=0.0, beta=beta, loss_type='simpo' if loss_type == 'simpo' else 'sigmoid', simpo_gamma=gamma,
+                            label_smoothing=smoothing, accelerator=SimpleNamespace(device='cpu'))
+    theirs, *_ = cpo.cpo_loss(knobs, *(logprobs / (tokens if loss_type == 'simpo' else 1)).T)
+    assert torch.allclose(ns['preference_loss'](logprobs, pairs)[0], theirs, rtol=1e-12)
