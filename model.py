@@ -365,6 +365,12 @@ AttentionInterface.register('nanopost', attention)  # no mask function of this n
 # -----------------------------------------------------------------------------
 # token log-probs
 
+def scaled_logits(h, w, temperature):
+    """h @ w / temperature in fp32; at 1 a pass over the logits is spared."""
+    logits = (h @ w).float()
+    return logits if temperature == 1 else logits.div_(temperature)
+
+
 class TokenLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature)[target] and the entropy, a chunk of tokens at a time.
 
@@ -379,11 +385,13 @@ class TokenLogprobs(torch.autograd.Function):
         w = weight.to(dtype).T
         for i in range(0, n, rows):
             part = slice(i, i + rows)
-            logits = (hidden[part].to(dtype) @ w).float().div_(temperature)
-            lse[part] = torch.logsumexp(logits, -1)
+            logits = scaled_logits(hidden[part].to(dtype), w, temperature)
+            top = logits.amax(-1, keepdim=True)
+            p = (logits - top).exp_()  # up to its sum: logsumexp would make it a second time
+            total = p.sum(-1)
+            lse[part] = total.log() + top[:, 0]
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - lse[part]
-            p = (logits - lse[part, None]).exp_()
-            entropy[part] = lse[part] - torch.linalg.vecdot(p, logits)
+            entropy[part] = lse[part] - torch.linalg.vecdot(p, logits) / total
         ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.mark_non_differentiable(entropy)
@@ -398,10 +406,11 @@ class TokenLogprobs(torch.autograd.Function):
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for i in range(0, n, rows):
             part = slice(i, i + rows)
-            h, g = hidden[part].to(ctx.dtype), grad[part, None] / ctx.temperature
-            p = (h @ w.T).float().div_(ctx.temperature).sub_(lse[part, None]).exp_()
-            d = p.mul_(-g).scatter_add_(1, targets[part, None], g).to(ctx.dtype)
-            grad_hidden[part] = (d @ w).to(hidden.dtype)
+            h, g = hidden[part].to(ctx.dtype), -grad[part, None] / ctx.temperature
+            p = scaled_logits(h, w.T, ctx.temperature).sub_(lse[part, None]).exp_()
+            d = p.scatter_add_(1, targets[part, None], torch.full_like(g, -1)).to(ctx.dtype)  # p - onehot
+            grad_hidden[part] = (d @ w * g).to(hidden.dtype)  # g on the narrow side of both products
+            h = (h * g).to(ctx.dtype)
             if ctx.dtype == torch.float32:
                 grad_weight.addmm_(d.T, h)
             else:
