@@ -193,7 +193,9 @@ def bench_sft():
 def bench_dpo():
     """Pairs of a prompt (log-normal, median 100) and two sides (median 150): preference data as it is."""
     n = batch_size * steps
-    draw = lambda median: np.clip(np.exp(rng.normal(np.log(median), 0.6, n)), 8, 700).astype(int)  # noqa: E731
+
+    def draw(median):
+        return np.clip(np.exp(rng.normal(np.log(median), 0.6, n)), 8, 700).astype(int)
     rows = [dict(zip(('prompt', 'chosen', 'rejected'), row))
             for row in zip(texts(draw(100)), texts(draw(150)), texts(draw(150)))]
     write_rows(rows)

@@ -218,7 +218,7 @@ def test_wandb_offline_and_run_json(run, tmp_path):
     ('sft.py', ['--out_dir={tmp}'], 'is not empty: say --resume=True'),
     ('sft.py', ['--resume=True', '--out_dir={tmp}/new'], 'does not exist'),
     ('sft.py', ['--device=cuda'], 'torch sees no CUDA device'),
-    ('dpo.py', ['--data=missing.jsonl'], 'data source missing.jsonl: [Errno 2] No such file'),
+    ('dpo.py', ['--data=missing.jsonl', '--model=tiny'], 'data source missing.jsonl: [Errno 2] No such file'),
     ('dpo.py', ['--data={tmp}/shape.jsonl', '--model=tiny'], 'shape.jsonl:1: no chosen and rejected in the keys foo'),
     ('dpo.py', ['--data={tmp}/bad.jsonl', '--model=tiny', '--loss_type=kto'], 'bad.jsonl:2: '),
     ('grpo.py', ['--max_prompt_tokens=2'], 'longer than max_prompt_tokens=2'),
