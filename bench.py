@@ -5,6 +5,7 @@
     python bench.py --what=generate --against=transformers
     python bench.py --what=memory                         # log-probs of 4,096 tokens at Qwen3's vocabulary
     python bench.py --what=scale                          # how time grows when work doubles
+    python bench.py --what=verify                         # pairs/s beside math-verify, worst case on 1 MB
     python bench.py --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 --new_tokens=1024   # GPU
 
 A script is run as it stands: its source up to the loop, then the loop, a few steps at a time. Peers
@@ -31,7 +32,7 @@ from rollout import KVCache, generate
 
 
 # --- config -------------------------------------------------------------------
-what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale'
+what = 'sft'  # 'sft', 'grpo', 'generate', 'memory', 'scale', 'verify'
 against = ''  # '': ours alone; 'trl' (sft, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
@@ -318,5 +319,23 @@ def bench_scale():
         times = [min(seconds(run, int(n)) for _ in range(3)) for n in sizes]
         print(f'{label:>17} {sizes[0]} to {sizes[-1]}: {times[0]:.3g} s to {times[-1]:.3g} s, '
               f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
+
+def bench_verify():
+    """verify.py against math-verify: pairs/s on labelled rows, and the slowest verdict on a hostile megabyte."""
+    from math_verify import parse, verify as theirs
+
+    from verify import verify as ours
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'tests/data/math500_answers.json')) as f:
+        answers = json.load(f)
+    pairs = [(f'So the answer is $\\boxed{{{a}}}$.', b) for i, a in enumerate(answers) for b in (a, answers[i - 1])]
+
+    def rate(judge):
+        return lambda: (len(pairs), seconds(lambda: [judge(a, b) for a, b in pairs]))
+    alternate('pairs/s', ours=rate(lambda a, b: ours('math', a, b)),
+              math_verify=rate(lambda a, b: theirs(parse(f'${b}$'), parse(a))))
+    hostile = ['\\boxed{' * 142857, '\\boxed{' + '{' * 10 ** 6, '1 ' * 500000, 'answer is ' * 100000, '\\' * 10 ** 6,
+               'answer ' * 142857, ' ' * 10 ** 6, '\\boxed{5} ' * 100000, '#' * 10 ** 6, '\\boxed{' + '(' * 10 ** 6]
+    slow = max((seconds(ours, kind, text, '7'), kind, text[:9]) for text in hostile for kind in ('math', 'gsm8k', 'mcq'))
+    print(f'slowest verdict on 1 MB: {slow[0] * 1000:.1f} ms ({slow[1]}, {slow[2]!r})')
 
 globals()[f'bench_{what}']()

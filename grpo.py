@@ -38,7 +38,7 @@ from data import Order, collate, format_report, load_tokenizer, pack, read_rows,
 from data import split_by_work, stop_ids
 from model import Policy, load_model, load_state, memory_plan, save_model, save_state
 from rollout import generate
-from verify import verify
+from verify import verify, verify_all
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -206,15 +206,19 @@ def rollout(indices, first):
         completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops,
                                [seed * 2 ** 32 + first + i for i in mine], kv_cache_gb,
                                progress='rollout' if rank == 0 else None)
+    written = [[tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group] for group in completions]
     groups = {}
-    for i, prompt, group in zip(mine, rows, completions):
-        texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
-        rewards = torch.tensor([float(verify(prompt['kind'], text, prompt['truth'])) for text in texts])
+    asked = [(p['kind'], text, p['truth']) for p, texts in zip(rows, written) for text in texts]
+    verdicts = iter(verify_all(asked))
+    for i, prompt, group, texts in zip(mine, rows, completions, written):
+        judged = [next(verdicts) for _ in texts]  # (reward, whether the verifier gave up)
+        rewards = torch.tensor([reward for reward, _ in judged])
         advantages = rewards - rewards.mean()  # equation 3's numerator; zero when all rewards are equal
         if advantage_std and group_size > 1:
             advantages /= rewards.std() + 1e-4
         groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
-                     'advantages': advantages, 'spread': bool((rewards != rewards[0]).any())}
+                     'advantages': advantages, 'spread': bool((rewards != rewards[0]).any()),
+                     'gave_up': sum(given_up for _, given_up in judged)}
     everyones = {i: group for share in gather(groups) for i, group in share.items()}
     return [everyones[i] for i in range(len(indices))]
 
@@ -333,6 +337,7 @@ while step < max_steps:
     metrics.update({
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
+        **({'reward/gave_up': n} if (n := sum(g['gave_up'] for g in seen)) else {}),
         'completion/len_mean': generated / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
         'perf/gen_tok_s': generated / rollout_seconds})

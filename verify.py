@@ -15,6 +15,7 @@ countdown  truth: {'numbers', 'target'}; the last <answer> uses each number once
 code       truth: {'language', 'tests': [{'input', 'output'}], 'time_limit_s', 'memory_mb'}: stdin to stdout
 f.py:g     g(completion, truth as text) -> float, of the user's own
 """
+
 import ast
 import functools
 import importlib.util
@@ -57,16 +58,16 @@ def boxes(text):
     found, end = [], len(text)
     for _ in range(40):  # what opens more boxes than that does not answer
         start = max(text.rfind('\\boxed', 0, end), text.rfind('\\fbox', 0, end))
-        if start < 0 or found and re.search(r'[.!?]\s|\n', text[end_of(start, text):found[-1][0]][-200:]):
+        if start < 0 or found and re.search(r'[.!?]\s|\n', text[end_of(start, text) : found[-1][0]][-200:]):
             break
         end, depth = start, 0
         for match in re.compile(r'\\[^a-zA-Z]|[{}]').finditer(text, start, start + 2 * MAX_ANSWER):
             depth += (match[0] == '{') - (match[0] == '}')
             if depth == 0 and match[0] == '}':
                 head = text.index('{', start)
-                if not text[start + 1:head].lstrip('bfoxed').strip():
+                if not text[start + 1 : head].lstrip('bfoxed').strip():
                     if not found or match.end() <= found[-1][0]:  # of nested ones, the inner
-                        found.append((start, match.end(), text[head + 1:match.start()]))
+                        found.append((start, match.end(), text[head + 1 : match.start()]))
                 break
     return found
 
@@ -83,8 +84,9 @@ def boxed(text):
     found = boxes(text)
     if not found:
         return None
-    if re.match(r'[\s$)]*\(?or\s+[$\\0-9(-]', text[found[0][1]:found[0][1] + 40]) or re.search(
-            r"(?:\bnot|n't|\bnever|\bn?either|\bn?or)[\s$(]*$", text[max(0, found[-1][0] - 40):found[-1][0]]):
+    if re.match(r'[\s$)]*\(?or\s+[$\\0-9(-]', text[found[0][1] : found[0][1] + 40]) or re.search(
+        r"(?:\bnot|n't|\bnever|\bneither|\bnor)[\s$(]*$", text[max(0, found[-1][0] - 40) : found[-1][0]]
+    ):
         return '?'
     return ','.join(dict.fromkeys(content for *_, content in reversed(found)))
 
@@ -97,7 +99,7 @@ def after_hashes(text):
 def tagged(text):
     """What is in the last <answer>...</answer>; None without one."""
     start, end = text.rfind('<answer>'), text.rfind('</answer>')
-    return text[start + 8:end] if 0 <= start < end else None
+    return text[start + 8 : end] if 0 <= start < end else None
 
 
 def after_phrase(text, nouns='nswer|NSWER'):
@@ -105,7 +107,7 @@ def after_phrase(text, nouns='nswer|NSWER'):
     match = re.match(rf'(?s).*(?:{nouns})[\s*]{{0,9}}(?:is\b|:|=)', text)
     if not match:
         return None
-    tail = text[match.end():match.end() + 2 * MAX_ANSWER].lstrip(' \t\r\n:*')
+    tail = text[match.end() : match.end() + 2 * MAX_ANSWER].lstrip(' \t\r\n:*')
     tail = re.sub(r'^(?:\\\[|\$\$)\s*', '', tail)
     return re.split(r'[.!?](?:\s|\*|$)|\n', tail, maxsplit=1)[0]
 
@@ -117,44 +119,102 @@ def first_found(text, *places):
 
 
 # --- math: reading -------------------------------------------------------------
-MISLEADING = set("- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared is if "
-                 'cubed dozen hundred thousand million billion trillion when wrong about approximately more less than '
-                 'to except between unless otherwise'.split())  # they change a number or doubt it
-UNITS = {'degree': '°', 'centimeter': 'cm', 'millimeter': 'mm', 'meter': 'm', 'metre': 'm', 'kilometer': 'km', 'inche':
-         'inch', 'in': 'inch', 'feet': 'ft', 'foot': 'ft', 'second': 's', 'sec': 's', 'hour': 'h', 'hr': 'h', 'minute':
-         'min', 'gram': 'g', 'kilogram': 'kg', 'liter': 'l', 'litre': 'l', 'mile': 'mi', 'pound': 'lb', 'square': 'sq'}
-PLAIN = (r'degree|mm|cm|cm|km|kg|ft|foot|feet|inch|inche|mile|meter|metre|centimeter|kilometer|yard|unit|gram|pound|'
-         r'ounce|liter|gallon|dollar|cent|second|minute|hour|day|week|month|year')  # m may be a variable
-UNIT = re.compile(rf'(?<=[0-9}}).]) ?("[^"0-9]*"(?:\^[23])?|%|(?:(?:square|cubic|sq) )?(?:{PLAIN})s?(?:\^[23])?'
-                  r'|(?<= )[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3})$')
-SIGNS = str.maketrans({'−': '-', '–': '-', '∞': '\\infty ', 'π': '\\pi ', '×': '\\times ', '÷': '/', '·': '\\cdot ',
-                       '≤': '\\le ', '≥': '\\ge ', '∪': '\\cup ', '∅': '\\emptyset ', '√': '\\sqrt ', '±': '\\pm '})
+MISLEADING = set(
+    "- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared is if "
+    'cubed dozen hundred thousand million billion trillion when wrong about approximately more less than '
+    'to except between unless otherwise'.split()
+)  # they change a number or doubt it
+UNITS = {
+    'degree': '°',
+    'centimeter': 'cm',
+    'millimeter': 'mm',
+    'meter': 'm',
+    'metre': 'm',
+    'kilometer': 'km',
+    'inche': 'inch',
+    'in': 'inch',
+    'feet': 'ft',
+    'foot': 'ft',
+    'second': 's',
+    'sec': 's',
+    'hour': 'h',
+    'hr': 'h',
+    'minute': 'min',
+    'gram': 'g',
+    'kilogram': 'kg',
+    'liter': 'l',
+    'litre': 'l',
+    'mile': 'mi',
+    'pound': 'lb',
+    'square': 'sq',
+}
+PLAIN = (
+    r'degree|mm|cm|cm|km|kg|ft|foot|feet|inch|inche|mile|meter|metre|centimeter|kilometer|yard|unit|gram|pound|'
+    r'ounce|liter|gallon|dollar|cent|second|minute|hour|day|week|month|year'
+)  # m may be a variable
+UNIT = re.compile(
+    rf'(?<=[0-9}}).]) ?("[^"0-9]*"(?:\^[23])?|%|(?:(?:square|cubic|sq) )?(?:{PLAIN})s?(?:\^[23])?'
+    r'|(?<= )[A-Za-z]{2,}(?:[ /][A-Za-z]{2,}){0,3})$'
+)
+SIGNS = str.maketrans(
+    {
+        '−': '-',
+        '–': '-',
+        '∞': '\\infty ',
+        'π': '\\pi ',
+        '×': '\\times ',
+        '÷': '/',
+        '·': '\\cdot ',
+        '≤': '\\le ',
+        '≥': '\\ge ',
+        '∪': '\\cup ',
+        '∅': '\\emptyset ',
+        '√': '\\sqrt ',
+        '±': '\\pm ',
+    }
+)
 WORDS = 'sqrt|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty|theta|alpha|beta|gamma|cup|pm|frac'
-LOOKS = [(re.compile(pattern), replacement) for pattern, replacement in (  # in this order
-    (r'(?<!\\)\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|[()\[\]])|\\?\$', ''),
-    (r',\\!\s*|\{,\}', ','),
-    (r'(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~', ' '),
-    (r'(?<![0-9.,^_(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])', lambda found: found[0].replace(',', '')),  # 1,234
-    (r'\\(?:math(?:rm|bf|it)|operatorname)\s*\{([a-zA-Z])\}', r'\1'),
-    (r'\\(?:text(?:rm|bf|it|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}"]*)\}',
-     lambda found: f' "{found[1].strip()}" ' if re.search('[a-zA-Z]{2}|[a-zA-Z]/', found[1]) else f' {found[1]} '),
-    (r'\s*"?\b(?:or|and)\b"?\s*', ','),
-    (r'\^\s*\{?\\circ\}?|°', ' "degrees"'),
-    (r'\\%', '%'),
-    (r'\\[dtc]frac(?![a-zA-Z])', r'\\frac'),
-    (r'\\(?:lvert|rvert|vert)(?![a-zA-Z])', '|'),
-    (r'\\le(?:q|qslant)(?![a-zA-Z])|<=', r'\\le '), (r'\\ge(?:q|qslant)(?![a-zA-Z])|>=', r'\\ge '),
-    (r'\\lt(?![a-zA-Z])', '<'), (r'\\gt(?![a-zA-Z])', '>'), (r'\\varnothing', r'\\emptyset'),
-    (rf'(?<![\\a-zA-Z"])({WORDS})(?![a-zA-Z])', r'\\\1'),
-    (r'(?<![0-9.])([0-9]+) +([0-9]+)/([0-9]+)(?![0-9.])', r'\1\\frac{\2}{\3}'),  # 1 1/2 is not 11/2
-    (r'\s+', ' '),
-    (r'(?<![0-9A-Za-z]) | (?![0-9A-Za-z"])', ''),
+LOOKS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (  # in this order
+        (r'(?<!\\)\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|[()\[\]])|\\?\$', ''),
+        (r',\\!\s*|\{,\}', ','),
+        (r'(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~', ' '),
+        (
+            r'(?<![0-9.,^_(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])',
+            lambda found: found[0].replace(',', ''),
+        ),  # 1,234
+        (r'\\(?:math(?:rm|bf|it)|operatorname)\s*\{([a-zA-Z])\}', r'\1'),
+        (
+            r'\\(?:text(?:rm|bf|it|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}"]*)\}',
+            lambda found: (
+                f' "{found[1].strip()}" ' if re.search('[a-zA-Z]{2}|[a-zA-Z]/', found[1]) else f' {found[1]} '
+            ),
+        ),
+        (r'\s*"?\b(?:or|and)\b"?\s*', ','),
+        (r'\^\s*\{?\\circ\}?|°', ' "degrees"'),
+        (r'\\%', '%'),
+        (r'\\[dtc]frac(?![a-zA-Z])', r'\\frac'),
+        (r'\\(?:lvert|rvert|vert)(?![a-zA-Z])', '|'),
+        (r'\\le(?:q|qslant)(?![a-zA-Z])|<=', r'\\le '),
+        (r'\\ge(?:q|qslant)(?![a-zA-Z])|>=', r'\\ge '),
+        (r'\\lt(?![a-zA-Z])', '<'),
+        (r'\\gt(?![a-zA-Z])', '>'),
+        (r'\\varnothing', r'\\emptyset'),
+        (rf'(?<![\\a-zA-Z"])({WORDS})(?![a-zA-Z])', r'\\\1'),
+        (r'(?<![0-9.])([0-9]+) +([0-9]+)/([0-9]+)(?![0-9.])', r'\1\\frac{\2}{\3}'),  # 1 1/2 is not 11/2
+        (r'\s+', ' '),
+        (r'(?<![0-9A-Za-z]) | (?![0-9A-Za-z"])', ''),
+        (r'([\^_])\{([0-9a-zA-Z])\}(?![0-9])', r'\1\2'),
     (r'^\{([^{}]*)\}$', r'\1'),
-)]
+    )
+]
 FUNCTIONS = set('sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp'.split())
 CLOSE = {'(': ')', '[': ']', '{': '}', '\\{': '\\}', '|': '|', '\\lfloor': '\\rfloor', '\\lceil': '\\rceil'}
-TOKEN = re.compile(r' *(?:([0-9]+\.?[0-9]*|\.[0-9]+)|(\\[a-zA-Z]+|\\[{}])|([a-zA-Z](?:_(?:\{[a-zA-Z0-9]*\}|[a-zA-Z0-9]))?)'
-                   r"|([-+*/^!()\[\]{}|_,]))")
+TOKEN = re.compile(
+    r' *(?:([0-9]+\.?[0-9]*|\.[0-9]+)|(\\[a-zA-Z]+|\\[{}])|([a-zA-Z](?:_(?:\{[a-zA-Z0-9]*\}|[a-zA-Z0-9]))?)'
+    r'|([-+*/^!()\[\]{}|_,]))'
+)
 
 
 @functools.lru_cache(4096)
@@ -179,20 +239,29 @@ def split(text, separator):
             if depth < 0:
                 raise GaveUp('brackets')
         elif depth == 0 and match[0][0] != '"':
-            parts.append(text[start:match.start()].strip())
+            parts.append(text[start : match.start()].strip())
             start = match.end()
     return [*parts, text[start:].strip()]
 
 
 class Reader:
     """Recursive descent over a LaTeX subset: .read() -> node, names. A node is (operation, operands...)."""
+
     def __init__(self, text):
-        self.tokens, self.at, self.depth, self.bars, self.nodes, self.calls, self.names = [], 0, 0, 0, 0, 0, set()
+        self.tokens, self.at, self.depth, self.bars, self.nodes, self.calls, self.names = (
+            [],
+            0,
+            0,
+            0,
+            0,
+            0,
+            set(),
+        )
         place = 0
         while place < len(text):
             match = TOKEN.match(text, place)
             if not match or len(match[0]) > MAX_DIGITS:
-                raise GaveUp(f'cannot read {text[place:place + 12]!r}')
+                raise GaveUp(f'cannot read {text[place : place + 12]!r}')
             self.tokens.append((match.lastindex, match[match.lastindex]))
             place = match.end()
         self.tokens.append((0, ''))
@@ -208,7 +277,10 @@ class Reader:
         return token
 
     def node(self, *node):
-        self.nodes, self.calls = self.nodes + 1, self.calls + (node[0] in FUNCTIONS or node[0] in ('^', 'root', '!'))
+        self.nodes, self.calls = (
+            self.nodes + 1,
+            self.calls + (node[0] in FUNCTIONS or node[0] in ('^', 'root', '!')),
+        )
         if self.nodes > MAX_NODES or self.calls > MAX_CALLS:
             raise GaveUp('too long')
         return node
@@ -253,8 +325,15 @@ class Reader:
 
     def starts(self, token):
         kind = self.tokens[self.at][0]
-        return kind in (1, 3) or token in ('(', '[', '{', '\\lfloor', '\\lceil') or token == '|' and not self.bars or (
-            kind == 2 and token not in ('\\}', '\\{', '\\rfloor', '\\rceil', '\\cdot', '\\times', '\\div'))
+        return (
+            kind in (1, 3)
+            or token in ('(', '[', '{', '\\lfloor', '\\lceil')
+            or token == '|'
+            and not self.bars
+            or (
+                kind == 2 and token not in ('\\}', '\\{', '\\rfloor', '\\rceil', '\\cdot', '\\times', '\\div')
+            )
+        )
 
     def power(self, base=None):
         node = base or self.primary()
@@ -263,8 +342,11 @@ class Reader:
                 node = self.node('!', node)
             else:
                 negative = self.peek() == '-' and self.take()
-                node = self.node('^', node, self.node('*', ('n', Fraction(-1)), self.primary()) if negative
-                                 else self.primary())
+                node = self.node(
+                    '^',
+                    node,
+                    self.node('*', ('n', Fraction(-1)), self.primary()) if negative else self.primary(),
+                )
         return node
 
     def argument(self):
@@ -293,7 +375,10 @@ class Reader:
                 self.take('}')
                 if '.' not in token or not cycle.isdigit():
                     raise GaveUp('overline')
-                return ('n', value + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(token.partition('.')[2])))
+                return (
+                    'n',
+                    value + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(token.partition('.')[2])),
+                )
             if self.peek() == '\\frac' and '.' not in token:  # 2\frac13 is a sum
                 part = self.primary()
                 numbers = [x[1] for x in part[1:] if x[0] == 'n']
@@ -303,7 +388,17 @@ class Reader:
                     return self.node('+', ('n', value), part)
                 return self.node('*', ('n', value), part)
             return ('n', value)
-        if kind == 3 or token in ('\\pi', '\\theta', '\\alpha', '\\beta', '\\gamma', '\\lambda', '\\phi', '\\omega', '\\mu'):
+        if kind == 3 or token in (
+            '\\pi',
+            '\\theta',
+            '\\alpha',
+            '\\beta',
+            '\\gamma',
+            '\\lambda',
+            '\\phi',
+            '\\omega',
+            '\\mu',
+        ):
             if token not in ('e', 'i', '\\pi'):
                 self.names.add(token.replace('{', '').replace('}', ''))
             return ('s', token.replace('{', '').replace('}', ''))
@@ -332,10 +427,18 @@ class Reader:
         if power == ('*', ('n', Fraction(-1)), ('n', Fraction(1))):
             raise GaveUp('inverse')  # \sin^{-1}
         inside = [self.power()] if self.peek() in CLOSE else []
-        while not inside or self.tokens[self.at - 1][1] not in (')', ']', '}', '|') and (
-                self.tokens[self.at][0] in (1, 3) or self.peek() in ('\\pi', '\\frac', '\\theta', '\\alpha', '\\sqrt')):
+        while (
+            not inside
+            or self.tokens[self.at - 1][1] not in (')', ']', '}', '|')
+            and (
+                self.tokens[self.at][0] in (1, 3)
+                or self.peek() in ('\\pi', '\\frac', '\\theta', '\\alpha', '\\sqrt')
+            )
+        ):
             inside.append(self.power())  # \sin 2x
-        node = self.node(name, inside[0] if len(inside) == 1 else self.node('*', *inside), base or ('n', Fraction(10)))
+        node = self.node(
+            name, inside[0] if len(inside) == 1 else self.node('*', *inside), base or ('n', Fraction(10))
+        )
         return self.node('^', node, power) if power else node
 
 
@@ -350,13 +453,15 @@ def tree(text, depth=0):
         raise GaveUp('empty or too deep')
     deeper = functools.partial(tree, depth=depth + 1)
     pieces = split(text, ',')
-    if len(pieces) > 1 or '\\pm' in text and text[0] not in '([\\':
+    if len(pieces) > 1 or '\\pm' in text and not text.startswith(('(', '[', '\\{', '\\begin')):
         name, values = re.match(r'(?:([a-zA-Z])=)?', pieces[0])[1], []
         for piece in pieces:
             given, value = re.fullmatch(r'(?:([a-zA-Z])=)?(.*)', piece).groups()
             piece = value if name and given in (name, None) else piece  # x=2,x=5 or x=2,5
             if '\\pm' in piece and piece[:2] != '\\{':
-                values += [deeper(piece.replace('\\pm', sign).replace('\\mp', other)) for sign, other in ('+-', '-+')]
+                values += [
+                    deeper(piece.replace('\\pm', sign).replace('\\mp', other)) for sign, other in ('+-', '-+')
+                ]
             else:
                 values.append(deeper(piece))
         return ('list', tuple(values))
@@ -379,15 +484,22 @@ def tree(text, depth=0):
         if len(items := split(inner[1], ',')) > 1:
             return ('tuple', text[0] + text[-1], tuple(map(deeper, items)), '')
     if found := re.fullmatch(r'\\begin\{([pbv]?)(?:matrix|array)\}(.*)\\end\{[pbv]?(?:matrix|array)\}', text):
-        rows = [tuple(deeper(cell.strip()) for cell in row.split('&')) for row in found[2].split('\\\\') if row.strip()]
+        rows = [
+            tuple(deeper(cell.strip()) for cell in row.split('&'))
+            for row in found[2].split('\\\\')
+            if row.strip()
+        ]
         return ('matrix', found[1] == 'v', tuple(rows))
     if len(sides := split(text, RELATION)) > 1:
         signs = [sign.strip() for sign in re.findall(RELATION, text)]
         sides = [deeper(side) for side in sides]
         if signs[0] in ('>', '\\ge'):
             sides, signs = sides[::-1], signs[::-1]
-        signs = [{'>': '<', '\\ge': '\\le'}.get(sign, sign) if sign in ('>', '\\ge') else sign for sign in signs] if len(
-            {sign in ('>', '\\ge') for sign in signs}) == 1 else [GaveUp]
+        signs = (
+            [{'>': '<', '\\ge': '\\le'}.get(sign, sign) if sign in ('>', '\\ge') else sign for sign in signs]
+            if len({sign in ('>', '\\ge') for sign in signs}) == 1
+            else [GaveUp]
+        )
         return interval(sides, signs)
     if len(sides := split(text, '=')) > 1:
         return ('equation', tuple(deeper(side) for side in sides))
@@ -397,14 +509,20 @@ def tree(text, depth=0):
         if 2 <= int(found[2]) <= 36 and len(found[1]) < MAX_DIGITS:
             return ('base', found[1].upper().lstrip('0'), int(found[2]))
     unit, value = '', text
-    if (found := UNIT.search(text)) and (found[1][0] == '"' or not re.search('[a-zA-Z]{3}', re.sub(
-            r'\\[a-zA-Z]+', '', text[:found.start()]))):
+    if (found := UNIT.search(text)) and (
+        found[1][0] == '"' or not re.search('[a-zA-Z]{3}', re.sub(r'\\[a-zA-Z]+', '', text[: found.start()]))
+    ):
         words = re.sub(r'["^]|\bper\b', ' ', found[1].replace('per ', '/').replace('/', ' / ')).split()
         if MISLEADING.intersection(word.lower() for word in words if word != '/') or len(words) > 5:
             return ('text', fold(text))
-        unit = ''.join(UNITS.get(word.removesuffix('s') if len(word) > 2 else word, word.removesuffix('s') if len(
-            word) > 2 else word) for word in map(str.lower, words))
-        value = text[:found.start()]
+        unit = ''.join(
+            UNITS.get(
+                word.removesuffix('s') if len(word) > 2 else word,
+                word.removesuffix('s') if len(word) > 2 else word,
+            )
+            for word in map(str.lower, words)
+        )
+        value = text[: found.start()]
     if '"' in value or re.search('[a-zA-Z]{3}', re.sub(r'\\[a-zA-Z]+|_\{[a-zA-Z0-9]*\}', '', value)):
         return ('text', fold(text))
     return ('number', *Reader(value).read(), unit)
@@ -428,7 +546,11 @@ def interval(sides, signs):
     if signs == [GaveUp] or len(sides) > 3:
         raise GaveUp('relation')
     names = [side[1][1] if side[0] == 'number' and side[1][0] == 's' and side[2] else None for side in sides]
-    if len(sides) == 3 and names[1] and not any(side[0] == 'number' and side[2] for side in (sides[0], sides[2])):
+    if (
+        len(sides) == 3
+        and names[1]
+        and not any(side[0] == 'number' and side[2] for side in (sides[0], sides[2]))
+    ):
         return ('tuple', '[('[signs[0] == '<'] + '])'[signs[1] == '<'], (sides[0], sides[2]), names[1])
     if len(sides) == 2 and names[0] and not (sides[1][0] == 'number' and sides[1][2]):
         return ('tuple', '(' + '])'[signs[0] == '<'], (('infinity', -1), sides[1]), names[0])
@@ -455,6 +577,7 @@ def capped(x):
 
 def value(node, env, mp):
     """Fraction where the value is rational, else a number of mp. Raises GaveUp, ZeroDivisionError, ValueError."""
+
     def up(x):
         if isinstance(x, Fraction):
             if x.numerator.bit_length() + x.denominator.bit_length() > 1000:  # more than FINE can tell apart
@@ -510,14 +633,25 @@ def value(node, env, mp):
             if top * top == x.numerator and bottom * bottom == x.denominator:
                 return Fraction(top, bottom)
         x = up(x)
-        return x if not x else -mp.root(-x, int(n)) if n % 2 and mp.im(x) == 0 and mp.re(x) < 0 else mp.root(x, int(n))
+        return (
+            x
+            if not x
+            else -mp.root(-x, int(n))
+            if n % 2 and mp.im(x) == 0 and mp.re(x) < 0
+            else mp.root(x, int(n))
+        )
     if op == '!':
         if isinstance(x, Fraction) and x.denominator == 1:
             return Fraction(m.factorial(int(small(x, 400)))) if x >= 0 else 1 // 0
         return mp.gamma(small(up(x), 300) + 1)
     if op == 'binom':
         n, k = operands
-        if not isinstance(k, Fraction) or k.denominator != 1 or not 0 <= k <= 300 or not isinstance(n, Fraction):
+        if (
+            not isinstance(k, Fraction)
+            or k.denominator != 1
+            or not 0 <= k <= 300
+            or not isinstance(n, Fraction)
+        ):
             raise GaveUp('binomial')
         return functools.reduce(lambda done, j: capped(done * (n - j) / (j + 1)), range(int(k)), Fraction(1))
     if op in ('abs', 'floor', 'ceil'):
@@ -571,19 +705,24 @@ def probe(a, b, names, agree):
 
 def same_equation(a, b):
     """Whether left - right of two equations differ by a constant factor, not zero."""
+
     def difference(equation):
         if len(equation[1]) != 2 or any(side[0] != 'number' or side[3] for side in equation[1]):
             raise GaveUp('equation')
         (_, left, names, _), (_, right, more, _) = equation[1]
         return ('+', left, ('*', ('n', Fraction(-1)), right)), names | more
+
     (p, names), (t, more) = difference(a), difference(b)
     factors = []
 
     def agree(x, y, mp):
         if not x or not y:
             return not x and not y
-        factors.append(x / y if isinstance(x, Fraction) == isinstance(y, Fraction) else mp.mpmathify(1) * x / y)
+        factors.append(
+            x / y if isinstance(x, Fraction) == isinstance(y, Fraction) else mp.mpmathify(1) * x / y
+        )
         return close(factors[0], factors[-1], mp)
+
     return bool(names) and names == more and probe(p, t, names, agree)
 
 
@@ -595,14 +734,32 @@ def same(p, t):
         if p[0] == 'equation' and t[0] != 'equation':
             *left, last = p[1]
             for side in left:
-                if side[0] != 'number' or side[3] or last[0] == 'number' and side[1][0] in 's*' and side[2] & last[2]:
+                if (
+                    side[0] != 'number'
+                    or side[3]
+                    or last[0] == 'number'
+                    and side[1][0] in 's*'
+                    and side[2] & last[2]
+                ):
                     return False
-                if side[1][0] != 's' and not (side[1][0] == '*' and len(side[1]) == 3 and side[1][1][0] == 's' and
-                                              side[1][2][0] == 's') and not (not side[2] and same(side, last)):
+                if (
+                    side[1][0] != 's'
+                    and not (
+                        side[1][0] == '*'
+                        and len(side[1]) == 3
+                        and side[1][1][0] == 's'
+                        and side[1][2][0] == 's'
+                    )
+                    and not (not side[2] and same(side, last))
+                ):
                     return False  # neither a name (x, f(x)) nor the same value
             p = last
         p, t = t, p
-        if p[0] == 'equation' and t[0] == 'number' and (len(p[1]) > 2 or p[1][1][0] != 'number' or p[1][1][2]):
+        if (
+            p[0] == 'equation'
+            and t[0] == 'number'
+            and (len(p[1]) > 2 or p[1][1][0] != 'number' or p[1][1][2])
+        ):
             return False  # truth y=2x+3, prediction 2x+3
     p, t = (x[1][0] if x[0] == 'list' and len(x[1]) == 1 else x for x in (p, t))
     if p[0] != t[0]:
@@ -650,6 +807,8 @@ def math(completion, truth):
     if max(len(answer), len(truth)) > MAX_ANSWER:
         raise GaveUp('answer too long')
     p, t = tree(answer), tree(truth)
+    if p[0] == 'list' != t[0] and p[1] and all(same(item, p[1][0]) for item in p[1][1:9]) and len(p[1]) < 10:
+        p = p[1][0]  # one answer written twice: 15\frac{39}{40} and \frac{639}{40}
     return float(same(p, t)), f'{p[0]} against {t[0]}: {answer[:60]}'
 
 
@@ -668,8 +827,9 @@ def decimal(text):
 
 def number(text):
     r"""Exact value of '1,234.5', '-3/4', '1 1/2' or '-2\frac{1}{3}', else None. Raises GaveUp."""
-    match = (re.fullmatch(r'(-?)(?:([0-9]+) ?)?\\frac\{([-0-9.,]+)\}\{([-0-9.,]+)\}', text)
-             or re.fullmatch(r'(-?)(?:([0-9]+) )?([0-9.,]+)/([0-9.,]+)', text))
+    match = re.fullmatch(r'(-?)(?:([0-9]+) ?)?\\frac\{([-0-9.,]+)\}\{([-0-9.,]+)\}', text) or re.fullmatch(
+        r'(-?)(?:([0-9]+) )?([0-9.,]+)/([0-9.,]+)', text
+    )
     if not match:
         return decimal(text)
     whole, top, bottom = (decimal(part or '0') for part in match.group(2, 3, 4))
@@ -685,10 +845,10 @@ def prose_number(text, only=True):
     places = [i for i, word in enumerate(words) if re.search('[0-9]', word)]
     if not places or only and len(places) > 1:
         return None
-    near = words if only else words[max(places[-1] - 1, 0):places[-1] + 2]
+    near = words if only else words[max(places[-1] - 1, 0) : places[-1] + 2]
     if any(word.lower().strip('.,;') in DOUBTFUL or re.search(r'[\\^_]', word) for word in near):
         return None
-    word = words[places[-1]].strip('*').rstrip('.,;?\'')
+    word = words[places[-1]].strip('*').rstrip(".,;?'")
     match = re.fullmatch(r'([-+]?[0-9.,]+(?:/[0-9]+)?)%?(?:[a-zA-Z]{2,})?(?:/[a-zA-Z]{2,})?', word)  # 5pm
     return number(match[1]) if match else None
 
@@ -729,33 +889,50 @@ def sums(completion, truth):
 # --- mcq -----------------------------------------------------------------------
 def mcq_answer(completion, options='ABCDEFGHIJ'):
     """The option's letter, or None without one or with several."""
-    found = first_found(completion, boxed, tagged, after_hashes,
-                        lambda text: after_phrase(text, 'nswer|NSWER|ption|hoice'))
+    found = first_found(
+        completion, boxed, tagged, after_hashes, lambda text: after_phrase(text, 'nswer|NSWER|ption|hoice')
+    )
     text = after_thinking(completion).strip() if found is None else normal(found[:200]).replace('"', '')
     match = re.match(r'[\s(*]*(?:[Oo]ption )?([A-Z])(?![A-Za-z])(.*)', text, re.DOTALL)
     if not match or found is None and not re.fullmatch(r'[\s).*]*', match[2]) or match[1] not in options:
         return None
-    several = re.match(r"[\s,/&|)(]*(?:or|and|nor)?[\s,/&|(]*[A-Z](?![A-Za-z'])|[\s,)*]*(?:or|and|nor)\b", match[2])
+    several = re.match(
+        r"[\s,/&|)(]*(?:or|and|nor)?[\s,/&|(]*[A-Z](?![A-Za-z'])|[\s,)*]*(?:or|and|nor)\b", match[2]
+    )
     return None if several else match[1]
 
 
 def mcq(completion, truth):
     truth = loaded(truth)
-    answer, options = (truth['answer'], truth.get('options') or 'ABCDEFGHIJ') if isinstance(truth, dict) else (
-        str(truth).strip('() '), 'ABCDEFGHIJ')
+    answer, options = (
+        (truth['answer'], truth.get('options') or 'ABCDEFGHIJ')
+        if isinstance(truth, dict)
+        else (str(truth).strip('() '), 'ABCDEFGHIJ')
+    )
     said = mcq_answer(completion, options)
     return float(said is not None and said == answer and answer in options), f'{said} against {answer}'
 
 
 # --- countdown -----------------------------------------------------------------
-OPERATIONS = {ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b,
-              ast.Div: lambda a, b: a / b}
+OPERATIONS = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+}
 
 
 def countdown(completion, truth):
     truth, used = loaded(truth), []
     found = first_found(completion, tagged, boxed)
-    text = (found or '').translate(SIGNS).replace('\\times', '*').replace('\\cdot', '*').replace('\\div', '/').strip()
+    text = (
+        (found or '')
+        .translate(SIGNS)
+        .replace('\\times', '*')
+        .replace('\\cdot', '*')
+        .replace('\\div', '/')
+        .strip()
+    )
     if not re.fullmatch(r'[0-9+\-*/() ]{1,500}', text) or '**' in text or '//' in text:
         return 0.0, 'no expression'
 
@@ -766,6 +943,7 @@ def countdown(completion, truth):
             used.append(node.value)
             return Fraction(node.value)
         raise ValueError
+
     try:
         result = evaluate(ast.parse(text, mode='eval').body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
@@ -779,18 +957,30 @@ def relate(n, relation, wanted):
     return n < wanted if relation == 'less than' else n >= wanted
 
 
-ABBREVIATIONS = set('mr mrs ms dr prof st vs e.g i.e etc jr sr no fig inc ltd co u.s a.m p.m approx dept'.split())
+ABBREVIATIONS = set(
+    'mr mrs ms dr prof st vs e.g i.e etc jr sr no fig inc ltd co u.s a.m p.m approx dept'.split()
+)
 
 
 def sentences(text):
     """Number of sentences: . ! ? before a blank, not after abbreviations or initials, not '...' before a-z."""
     n, start = 0, 0
     for match in re.finditer(r'[.!?]+["\')\]*]*(?=\s|$)', text):
-        word = (text[max(start, match.start() - 20):match.start()].split() or [''])[-1].lower().lstrip('("\'*')
-        after = text[match.end():match.end() + 2].strip()
-        if match[0] == '.' and after and (word in ABBREVIATIONS or len(word) == 1 and word.isalpha() and word != 'i'):
+        word = (
+            (text[max(start, match.start() - 20) : match.start()].split() or [''])[-1].lower().lstrip('("\'*')
+        )
+        after = text[match.end() : match.end() + 2].strip()
+        if (
+            match[0] == '.'
+            and after
+            and (word in ABBREVIATIONS or len(word) == 1 and word.isalpha() and word != 'i')
+        ):
             continue
-        if match[0].startswith('..') and after[:1].islower() or not re.search(r'\w', text[start:match.start()]):
+        if (
+            match[0].startswith('..')
+            and after[:1].islower()
+            or not re.search(r'\w', text[start : match.start()])
+        ):
             continue
         n, start = n + 1, match.end()
     return n + bool(re.search(r'\w', text[start:]))
@@ -812,8 +1002,10 @@ def highlighted(text):
 
 
 def titled(text):
-    return any((a := line.find('<<')) >= 0 and line.rfind('>>') > a + 1 and line[a:line.rfind('>>')].strip('<> ')
-               for line in text.split('\n'))
+    return any(
+        (a := line.find('<<')) >= 0 and line.rfind('>>') > a + 1 and line[a : line.rfind('>>')].strip('<> ')
+        for line in text.split('\n')
+    )
 
 
 def bullets(text):
@@ -854,50 +1046,101 @@ def postscript(text, postscript_marker):
     return bool(re.search(pattern or re.escape(postscript_marker.lower()), text.lower()))
 
 
-SCRIPTS = {'kn': 0xC80, 'gu': 0xA80, 'te': 0xC00, 'ta': 0xB80, 'bn': 0x980, 'pa': 0xA00, 'ml': 0xD00, 'hi mr ne': 0x900,
-           'th': 0xE00, 'he': 0x580, 'ar fa ur': 0x600, 'ru bg uk mk': 0x400, 'el': 0x380, 'ko': 0xAC00, 'ja': 0x3000,
-           'zh': 0x4E00}  # code points // 128
-STOP = {code: set(words.split()) for code, words in {
-    'en': 'the of and to in is that it was for on are with as be at this have from or had not but what all were when we '
-          'there can an your which their if will each about how up out them then she many some so her would i you he they',
-    'de': 'der die das und ist nicht ein eine zu den mit von auf für im dem sich des auch es an werden aus er hat dass sie '
-          'nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor zur ich wir wurde',
-    'fr': 'le la les des et est un une du dans que pour qui sur avec ce il au ne se pas plus par sont ou mais nous vous '
-          'leur elle cette à en de y tout très été aux ses son sa ils comme je',
-    'es': 'el la los las de y que en un una es por con para del se no al lo como más su pero sus este ya muy o fue todos '
-          'entre cuando sin sobre también me hasta hay donde sus está',
-    'it': 'il la di che e un una in per è non con del della i le gli da dei si al sono ma anche come più nel alla lo questo '
-          'ha delle ogni molto degli dal ed era',
-    'pt': 'o a os as de e que do da em um uma é para com não por mais dos das se no na ao como mas foi muito todos seu sua '
-          'pela pelo são à também pão está',
-    'nl': 'de het een en van is in dat op te zijn met voor niet aan er om ook als dan bij nog uit naar wordt door maar '
-          'heeft hebben ik je ze deze veel elke staat',
-    'sv': 'och att det som en på är av för med den till inte har de ett om var jag men sig vi så från kan när alla hon han',
-    'da': 'og at det som en på er af for med den til ikke har de et om var jeg men sig vi så fra kan når alle der hver',
-    'fi': 'ja on ei se että oli hän mutta ovat kun niin myös joka kuin tai siitä ole sen jo hyvin vanha ne me sekä ihmiset '
-          'kanssa päivä joita siellä monta paljon',
-    'pl': 'i w na z się do nie to że jest jak o po co dla od za przez są ale który tylko oraz był bardzo każdego jego',
-    'cs': 'a se v na je že s z do o to i ve pro jsou byl jako za který ale od tak po jeho když si',
-    'tr': 've bir bu da de için ile çok olarak daha gibi olan ne kadar sonra her en değil ama var',
-    'ro': 'și de la în a cu pe nu o un este care din pentru mai să se sunt ce au fost dar prin',
-    'hu': 'a az és hogy nem is egy van meg volt de ez csak ki már vagy mint el sok',
-    'vi': 'và của là có các được trong cho không một người với những này để khi đã đến từ rất nhiều ở ra ngày chúng tôi mỗi',
-    'sw': 'na ya wa kwa ni la katika za cha kuwa hii vya watu yake huo hiyo kila siku mji yenye wengi sana pia lakini huja '
-          'kama au ili hapa watoto wake',
-    'id': 'yang dan di dengan untuk dari ini pada adalah tidak itu dalam ke akan oleh juga ada orang setiap banyak mereka',
-    'hi': 'है में की के और यह से को हैं था का पर लिए भी नहीं एक हर बहुत ने वह लोग आते',
-    'mr': 'आहे आणि या मध्ये होते आहेत हे ते खूप येतात एक करण्यासाठी पण नाही जुने लोक रोज ही तो',
-    'ne': 'छ र को मा छन् भएको पनि यो हुन् गर्न लागि धेरै हो मानिसहरू आउँछन् हरेक लाई छैन दिन',
-    'ar': 'في من على التي إلى هذا هذه أن و مع كل عن الذي كان لا ما يوم هو هي',
-    'fa': 'در به که از را این است و با هر برای آن می های روز یک بود مردم بسیار',
-    'ur': 'ہے میں کے کی اور سے یہ ہیں کو کا پر بہت ہر لوگ نے ایک بھی',
-    'ru': 'и в не на что это с по как из он она к для они есть у все но каждый очень день люди',
-    'bg': 'е на и да за от се са с в по не това този които всеки много ден хората които като беше',
-    'uk': 'і в не на що це з та як до у він є для дуже люди день щодня',
-    'mk': 'и на во да се од за е не со што ова како многу секој луѓето'}.items()}
-LETTERS = {'ru': 'ыэё', 'bg': 'ъщ', 'uk': 'іїєґ', 'mk': 'ѓќљњџѕј', 'fa': 'پچژگک', 'ur': 'ٹڈڑےںہھ', 'ar': 'ةىيكإأؤئ', 'de': 'ß',
-           'es': 'ñ¿¡', 'pt': 'ãõ', 'vi': 'ạảấầậắặẹếềểệịọốồổộớợụứừửữựđ', 'pl': 'łżśćń', 'cs': 'řěů', 'tr': 'ışğ', 'ro': 'țș',
-           'hu': 'őű', 'mr': 'ळ'}
+SCRIPTS = {
+    'kn': 0xC80,
+    'gu': 0xA80,
+    'te': 0xC00,
+    'ta': 0xB80,
+    'bn': 0x980,
+    'pa': 0xA00,
+    'ml': 0xD00,
+    'hi mr ne': 0x900,
+    'th': 0xE00,
+    'he': 0x580,
+    'ar fa ur': 0x600,
+    'ru bg uk mk': 0x400,
+    'el': 0x380,
+    'ko': 0xAC00,
+    'ja': 0x3000,
+    'zh': 0x4E00,
+}  # code points // 128
+STOP = {
+    code: set(words.split())
+    for code, words in {
+        'en': 'the of and to in is that it was for on are with as be at this have from or had not but '
+              'what all were when we '
+        'there can an your which their if will each about how up out them then she many some so her '
+        'would i you he they',
+        'de': 'der die das und ist nicht ein eine zu den mit von auf für im dem sich des auch es an '
+              'werden aus er hat dass sie '
+        'nach wird bei einer um am sind noch wie einem über einen so zum war haben nur oder aber vor '
+        'zur ich wir wurde',
+        'fr': 'le la les des et est un une du dans que pour qui sur avec ce il au ne se pas plus par '
+              'sont ou mais nous vous '
+        'leur elle cette à en de y tout très été aux ses son sa ils comme je',
+        'es': 'el la los las de y que en un una es por con para del se no al lo como más su pero sus '
+              'este ya muy o fue todos '
+        'entre cuando sin sobre también me hasta hay donde sus está',
+        'it': 'il la di che e un una in per è non con del della i le gli da dei si al sono ma anche '
+              'come più nel alla lo questo '
+        'ha delle ogni molto degli dal ed era',
+        'pt': 'o a os as de e que do da em um uma é para com não por mais dos das se no na ao como mas '
+              'foi muito todos seu sua '
+        'pela pelo são à também pão está',
+        'nl': 'de het een en van is in dat op te zijn met voor niet aan er om ook als dan bij nog uit '
+              'naar wordt door maar '
+        'heeft hebben ik je ze deze veel elke staat',
+        'sv': 'och att det som en på är av för med den till inte har de ett om var jag men sig vi så '
+              'från kan när alla hon han',
+        'da': 'og at det som en på er af for med den til ikke har de et om var jeg men sig vi så fra '
+              'kan når alle der hver',
+        'fi': 'ja on ei se että oli hän mutta ovat kun niin myös joka kuin tai siitä ole sen jo hyvin '
+              'vanha ne me sekä ihmiset '
+        'kanssa päivä joita siellä monta paljon',
+        'pl': 'i w na z się do nie to że jest jak o po co dla od za przez są ale który tylko oraz był '
+              'bardzo każdego jego',
+        'cs': 'a se v na je že s z do o to i ve pro jsou byl jako za který ale od tak po jeho když si',
+        'tr': 've bir bu da de için ile çok olarak daha gibi olan ne kadar sonra her en değil ama var',
+        'ro': 'și de la în a cu pe nu o un este care din pentru mai să se sunt ce au fost dar prin',
+        'hu': 'a az és hogy nem is egy van meg volt de ez csak ki már vagy mint el sok',
+        'vi': 'và của là có các được trong cho không một người với những này để khi đã đến từ rất nhiều '
+              'ở ra ngày chúng tôi mỗi',
+        'sw': 'na ya wa kwa ni la katika za cha kuwa hii vya watu yake huo hiyo kila siku mji yenye '
+              'wengi sana pia lakini huja '
+        'kama au ili hapa watoto wake',
+        'id': 'yang dan di dengan untuk dari ini pada adalah tidak itu dalam ke akan oleh juga ada '
+              'orang setiap banyak mereka',
+        'hi': 'है में की के और यह से को हैं था का पर लिए भी नहीं एक हर बहुत ने वह लोग आते',
+        'mr': 'आहे आणि या मध्ये होते आहेत हे ते खूप येतात एक करण्यासाठी पण नाही जुने लोक रोज ही तो',
+        'ne': 'छ र को मा छन् भएको पनि यो हुन् गर्न लागि धेरै हो मानिसहरू आउँछन् हरेक लाई छैन दिन',
+        'ar': 'في من على التي إلى هذا هذه أن و مع كل عن الذي كان لا ما يوم هو هي',
+        'fa': 'در به که از را این است و با هر برای آن می های روز یک بود مردم بسیار',
+        'ur': 'ہے میں کے کی اور سے یہ ہیں کو کا پر بہت ہر لوگ نے ایک بھی',
+        'ru': 'и в не на что это с по как из он она к для они есть у все но каждый очень день люди',
+        'bg': 'е на и да за от се са с в по не това този които всеки много ден хората които като беше',
+        'uk': 'і в не на що це з та як до у він є для дуже люди день щодня',
+        'mk': 'и на во да се од за е не со што ова како многу секој луѓето',
+    }.items()
+}
+LETTERS = {
+    'ru': 'ыэё',
+    'bg': 'ъщ',
+    'uk': 'іїєґ',
+    'mk': 'ѓќљњџѕј',
+    'fa': 'پچژگک',
+    'ur': 'ٹڈڑےںہھ',
+    'ar': 'ةىيكإأؤئ',
+    'de': 'ß',
+    'es': 'ñ¿¡',
+    'pt': 'ãõ',
+    'vi': 'ạảấầậắặẹếềểệịọốồổộớợụứừửữựđ',
+    'pl': 'łżśćń',
+    'cs': 'řěů',
+    'tr': 'ışğ',
+    'ro': 'țș',
+    'hu': 'őű',
+    'mr': 'ळ',
+}
 LANGUAGES = set(STOP) | {code for codes in SCRIPTS for code in codes.split()}
 
 
@@ -905,10 +1148,20 @@ def in_language(text, code):
     """Whether a text is in a language (ISO 639-1): by script, then by the most frequent words and letters."""
     text = text[:20000].lower()
     blocks, kana = Counter(ord(c) // 128 for c in text if c.isalpha()), re.search('[\u3040-\u30ff]', text)
-    counts = {codes: sum(n for b, n in blocks.items() if b == start // 128 or codes == 'ko' and 0x158 <= b <= 0x1AF
-                         or codes in ('zh', 'ja')[bool(kana):2 - (not kana)] and (0x9C <= b <= 0x13F or b == 0x60)
-                         or codes in ('ru bg uk mk', 'ar fa ur') and b == start // 128 + 1)
-              for codes, start in SCRIPTS.items()}
+    counts = {
+        codes: sum(
+            n
+            for b, n in blocks.items()
+            if b == start // 128
+            or codes == 'ko'
+            and 0x158 <= b <= 0x1AF
+            or codes in ('zh', 'ja')[bool(kana) : 2 - (not kana)]
+            and (0x9C <= b <= 0x13F or b == 0x60)
+            or codes in ('ru bg uk mk', 'ar fa ur')
+            and b == start // 128 + 1
+        )
+        for codes, start in SCRIPTS.items()
+    }
     script = max(counts, key=counts.get)
     if counts[script] * 2 > sum(blocks.values()):
         if ' ' not in script:
@@ -917,8 +1170,11 @@ def in_language(text, code):
     else:
         others = set(STOP) - {c for codes in SCRIPTS for c in codes.split()}
     words = [word.strip('.,;:!?"\'()*।،؟«»') for word in text.split()]
-    scores = {other: sum(word in STOP[other] for word in words) + 0.5 * sum(
-        text.count(c) for c in LETTERS.get(other, '')) for other in others}
+    scores = {
+        other: sum(word in STOP[other] for word in words)
+        + 0.5 * sum(text.count(c) for c in LETTERS.get(other, ''))
+        for other in others
+    }
     return code in scores and scores[code] == max(scores.values()) and (scores[code] > 0 or code == 'en')
 
 
@@ -929,34 +1185,52 @@ def words_found(text, word):
 RULES = {  # instruction -> function(text, its arguments by name), as in google-research's instruction_following_eval
     'keywords:existence': lambda text, keywords: all(word.lower() in text.lower() for word in keywords),
     'keywords:frequency': lambda text, keyword, frequency, relation: relate(
-        text.lower().count(keyword.lower()), relation, frequency),
-    'keywords:forbidden_words': lambda text, forbidden_words: not any(words_found(text, w) for w in forbidden_words),
+        text.lower().count(keyword.lower()), relation, frequency
+    ),
+    'keywords:forbidden_words': lambda text, forbidden_words: (
+        not any(words_found(text, w) for w in forbidden_words)
+    ),
     'keywords:letter_frequency': lambda text, letter, let_frequency, let_relation: relate(
-        text.lower().count(letter.lower()), let_relation, let_frequency),
+        text.lower().count(letter.lower()), let_relation, let_frequency
+    ),
     'language:response_language': lambda text, language: in_language(text, language),
     'length_constraints:number_sentences': lambda text, num_sentences, relation: relate(
-        sentences(text), relation, num_sentences),
+        sentences(text), relation, num_sentences
+    ),
     'length_constraints:number_paragraphs': lambda text, num_paragraphs: paragraphs(text) == num_paragraphs,
     'length_constraints:number_words': lambda text, num_words, relation: relate(
-        len(re.findall(r'\w+', text)), relation, num_words),
+        len(re.findall(r'\w+', text)), relation, num_words
+    ),
     'length_constraints:nth_paragraph_first_word': first_word,
-    'detectable_content:number_placeholders': lambda text, num_placeholders: placeholders(text) >= num_placeholders,
+    'detectable_content:number_placeholders': lambda text, num_placeholders: (
+        placeholders(text) >= num_placeholders
+    ),
     'detectable_content:postscript': postscript,
     'detectable_format:number_bullet_lists': lambda text, num_bullets: bullets(text) == num_bullets,
     'detectable_format:constrained_response': lambda text: any(
-        f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe')),
-    'detectable_format:number_highlighted_sections': lambda text, num_highlights: highlighted(text) >= num_highlights,
-    'detectable_format:multiple_sections': lambda text, section_spliter, num_sections: len(
-        re.findall(re.escape(section_spliter) + r'\s?\d+', text)) >= num_sections,
+        f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe')
+    ),
+    'detectable_format:number_highlighted_sections': lambda text, num_highlights: (
+        highlighted(text) >= num_highlights
+    ),
+    'detectable_format:multiple_sections': lambda text, section_spliter, num_sections: (
+        len(re.findall(re.escape(section_spliter) + r'\s?\d+', text)) >= num_sections
+    ),
     'detectable_format:json_format': is_json,
     'detectable_format:title': titled,
     'combination:two_responses': two_responses,
-    'combination:repeat_prompt': lambda text, prompt_to_repeat: text.strip().lower().startswith(
-        prompt_to_repeat.strip().lower()),
-    'startend:end_checker': lambda text, end_phrase: text.strip().strip('"').lower().endswith(end_phrase.strip().lower()),
+    'combination:repeat_prompt': lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    'startend:end_checker': lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
     'startend:quotation': lambda text: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
     'change_case:capital_word_frequency': lambda text, capital_frequency, capital_relation: relate(
-        sum(word.isupper() for word in re.findall(r'\w+(?:[-./]\w+)*', text)), capital_relation, capital_frequency),
+        sum(word.isupper() for word in re.findall(r'\w+(?:[-./]\w+)*', text)),
+        capital_relation,
+        capital_frequency,
+    ),
     'change_case:english_capital': lambda text: text.isupper() and in_language(text, 'en'),
     'change_case:english_lowercase': lambda text: text.islower() and in_language(text, 'en'),
     'punctuation:no_comma': lambda text: ',' not in text,
@@ -976,8 +1250,11 @@ def instructions(truth):
         wanted = list(inspect.signature(RULES[name]).parameters)[1:]
         given = {key: given[key] for key in wanted if (given or {}).get(key) is not None}
         relation = next((x for key, x in given.items() if 'relation' in key), 'at least')
-        if len(given) < len(wanted) or relation not in ('less than', 'at least') or given.get(
-                'language', 'en') not in LANGUAGES:
+        if (
+            len(given) < len(wanted)
+            or relation not in ('less than', 'at least')
+            or given.get('language', 'en') not in LANGUAGES
+        ):
             raise ValueError(f'{name} takes {", ".join(wanted)}, not {given}')
         found.append((name, given))
     return found, truth.get('mode') or 'strict'
@@ -993,7 +1270,8 @@ def ifeval(completion, truth, mode=None, fraction=False):
         texts += [text.replace('*', '') for text in texts]
     done = [any(text.strip() and RULES[name](text, **given) for text in texts) for name, given in rules]
     return (sum(done) / len(done) if fraction else float(all(done))), ', '.join(
-        f'{name} {"yes" if ok else "no"}' for (name, _), ok in zip(rules, done))
+        f'{name} {"yes" if ok else "no"}' for (name, _), ok in zip(rules, done)
+    )
 
 
 # --- code ----------------------------------------------------------------------
@@ -1015,10 +1293,11 @@ PROGRAMS = {  # language: file, compile, run; further names of the language
     'r': ('main.R', '', 'Rscript main.R', ''),
     'julia': ('main.jl', '', 'julia main.jl', 'jl'),
 }
-LAUNCH = r'''
+LAUNCH = r"""
 import ctypes, os, resource, signal, sys, time
 folder, seconds, memory, sandbox, *command = sys.argv[1:]
-if sandbox != 'none':  # this is process 1 of its namespace: all files read-only but the folder, all die with it
+# this is process 1 of its namespace: all files read-only but the folder, all die with it
+if sandbox != 'none':
     libc, place = ctypes.CDLL(None), folder.encode()
     def mount_setattr(path, flags, on, off):
         return libc.syscall(442, -100, path, flags, (ctypes.c_uint64 * 4)(on, off, 0, 0), 32)
@@ -1057,29 +1336,51 @@ if sandbox == 'none':
     except OSError:
         pass
 os._exit(code if code >= 0 else 128 - code)
-'''
+"""
 
 
-def run_program(command, folder, text, seconds, memory, sandbox, cap=2 ** 20):
+def run_program(command, folder, text, seconds, memory, sandbox, cap=2**20):
     """Exit status (96: no such program, 97: no sandbox, 98: memory, 99: time, 95: output) and output."""
     isolate = 'unshare --user --map-root-user --net --pid --mount-proc --fork --kill-child --'.split()
     path = [] if sandbox == 'none' else isolate
-    env = {'PATH': os.environ.get('PATH', os.defpath), 'HOME': os.environ.get('HOME', '/'), 'LANG': 'C.UTF-8',
-           'TMPDIR': folder, 'GOCACHE': f'{folder}/.go', 'PYTHONDONTWRITEBYTECODE': '1'}
+    env = {
+        'PATH': os.environ.get('PATH', os.defpath),
+        'HOME': os.environ.get('HOME', '/'),
+        'LANG': 'C.UTF-8',
+        'TMPDIR': folder,
+        'GOCACHE': f'{folder}/.go',
+        'PYTHONDONTWRITEBYTECODE': '1',
+    }
     with tempfile.TemporaryFile() as stdin:
         stdin.write(text.encode('utf-8', 'replace'))
         stdin.seek(0)
         try:
             process = subprocess.Popen(
-                [*path, sys.executable, '-I', '-S', '-c', LAUNCH, folder, str(seconds), str(memory), sandbox, *command],
-                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+                [
+                    *path,
+                    sys.executable,
+                    '-I',
+                    '-S',
+                    '-c',
+                    LAUNCH,
+                    folder,
+                    str(seconds),
+                    str(memory),
+                    sandbox,
+                    *command,
+                ],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=env,
+            )
         except OSError:
             return 97, ''
     output, end, full = b'', time.monotonic() + seconds + 2, False
     with process.stdout:
         while (left := end - time.monotonic()) > 0 and not full:
             if select.select([process.stdout], [], [], left)[0]:
-                piece = os.read(process.stdout.fileno(), 2 ** 16)
+                piece = os.read(process.stdout.fileno(), 2**16)
                 output += piece
                 full = len(output) > cap
                 if not piece:
@@ -1104,7 +1405,7 @@ def program_of(text, names):
         start = text.rfind('```', 0, end)
         if start < 0:
             break
-        head, _, body = text[start + 3:end + 1].partition('\n')
+        head, _, body = text[start + 3 : end + 1].partition('\n')
         tag = head.strip().lower().split(' ')[0]
         if tag in names:
             return body
@@ -1117,14 +1418,21 @@ def tests_of(truth):
     """language, [(input, output)], seconds, MB of a truth in our, Agnostics' or verl's shape. Raises ValueError."""
     truth = loaded(truth)
     truth = {'tests': truth} if isinstance(truth, list) else truth
-    tests = truth.get('tests') or truth.get('test_cases') or [
-        {'input': i, 'output': o} for i, o in zip(truth.get('inputs') or [], truth.get('outputs') or [])]
+    tests = (
+        truth.get('tests')
+        or truth.get('test_cases')
+        or [{'input': i, 'output': o} for i, o in zip(truth.get('inputs') or [], truth.get('outputs') or [])]
+    )
     language = str(truth.get('language', 'python')).lower()
     language = next((key for key, row in PROGRAMS.items() if language in (key, *row[3].split())), None)
     if not tests or language is None:
         raise ValueError(f'no tests, or a language without a row in PROGRAMS: {truth.get("language")!r}')
-    return (language, [(test['input'], test['output']) for test in tests],
-            float(truth.get('time_limit_s') or truth.get('timeout_s') or 10), float(truth.get('memory_mb') or 1024))
+    return (
+        language,
+        [(test['input'], test['output']) for test in tests],
+        float(truth.get('time_limit_s') or truth.get('timeout_s') or 10),
+        float(truth.get('memory_mb') or 1024),
+    )
 
 
 def code(completion, truth, sandbox='namespace'):
@@ -1141,8 +1449,11 @@ def code(completion, truth, sandbox='namespace'):
     def execute(*args, **caps):
         status, output = run_program(*args, sandbox, **caps)
         if status in (96, 97):
-            raise GaveUp(f'{language} is not installed' if status == 96 else "no sandbox; sandbox='none' does without")
+            raise GaveUp(
+                f'{language} is not installed' if status == 96 else "no sandbox; sandbox='none' does without"
+            )
         return status, output
+
     with tempfile.TemporaryDirectory(prefix='verify') as folder:
         made = os.path.join(folder, 'made')
         os.mkdir(made)
@@ -1152,10 +1463,12 @@ def code(completion, truth, sandbox='namespace'):
             return 0.0, 'does not compile'
         for i, (given, wanted) in enumerate(tests):
             place = shutil.copytree(made, os.path.join(folder, str(i)))  # no test sees another's files
-            status, output = execute(run.split(), place, given, seconds, memory, cap=2 ** 20 + 2 * len(wanted))
+            status, output = execute(run.split(), place, given, seconds, memory, cap=2**20 + 2 * len(wanted))
             shutil.rmtree(place)
             if status or lines(output) != lines(wanted):
-                said = {98: 'memory', 99: 'time', 95: 'too much output', 0: 'wrong output'}.get(status, f'exit {status}')
+                said = {98: 'memory', 99: 'time', 95: 'too much output', 0: 'wrong output'}.get(
+                    status, f'exit {status}'
+                )
                 return 0.0, f'test {i + 1}: {said}'
     return 1.0, f'{len(tests)} tests'
 
@@ -1196,18 +1509,41 @@ def user_function(kind):
         if not 0 <= reward <= 1:
             raise GaveUp(f'{kind} gave {reward}, not in [0, 1]')
         return reward, kind
+
     return judge_own
 
 
-KINDS = {f.__name__: f for f in (sums, gsm8k, math, mcq, ifeval, countdown, code)}  # (completion, truth) -> reward, rule
-ANSWERS = {'sums': sums_answer, 'gsm8k': gsm8k_answer, 'mcq': mcq_answer, 'countdown': lambda text: first_found(text, tagged),
-           'math': lambda text: normal(found) or None if (found := first_found(
-               text, boxed, after_hashes, after_phrase, tagged)) else None}  # what is voted on
-NAMES = {'gsm8k': ['openai/gsm8k', 'svamp', 'chilled/svamp'],
-         'math': ['lighteval/math', 'digitallearninggmbh/math-lighteval', 'huggingfaceh4/math-500', 'math-500', 'math500',
-                  'math_dapo', 'hendrycks/competition_math', 'eleutherai/hendrycks_math'],
-         'mcq': ['aqua', 'aqua_rat', 'mmlu', 'arc', 'gpqa'], 'ifeval': ['google/ifeval'],
-         'countdown': ['jiayi-pan/countdown-tasks-3to4'], 'code': ['code_stdio', 'codecontests', 'apps', 'taco']}
+KINDS = {
+    f.__name__: f for f in (sums, gsm8k, math, mcq, ifeval, countdown, code)
+}  # (completion, truth) -> reward, rule
+ANSWERS = {
+    'sums': sums_answer,
+    'gsm8k': gsm8k_answer,
+    'mcq': mcq_answer,
+    'countdown': lambda text: first_found(text, tagged),
+    'math': lambda text: (
+        normal(found) or None
+        if (found := first_found(text, boxed, after_hashes, after_phrase, tagged))
+        else None
+    ),
+}  # what is voted on
+NAMES = {
+    'gsm8k': ['openai/gsm8k', 'svamp', 'chilled/svamp'],
+    'math': [
+        'lighteval/math',
+        'digitallearninggmbh/math-lighteval',
+        'huggingfaceh4/math-500',
+        'math-500',
+        'math500',
+        'math_dapo',
+        'hendrycks/competition_math',
+        'eleutherai/hendrycks_math',
+    ],
+    'mcq': ['aqua', 'aqua_rat', 'mmlu', 'arc', 'gpqa'],
+    'ifeval': ['google/ifeval'],
+    'countdown': ['jiayi-pan/countdown-tasks-3to4'],
+    'code': ['code_stdio', 'codecontests', 'apps', 'taco'],
+}
 
 
 def known(kind):
@@ -1234,12 +1570,17 @@ def sandboxed():
 
 def check_truth(kind, truth):
     """Raises ValueError naming a truth that cannot be read or judged by here: a broken row."""
+    if truth is None:
+        raise ValueError(f'{kind}: cannot read the truth None')
     if not known(kind):
         raise ValueError(f'no verifier {kind!r}; kinds: {", ".join(KINDS)}')
     try:
         if kind in ('sums', 'gsm8k', 'math', 'mcq'):
             right = loaded(truth)['answer'] if kind == 'mcq' and isinstance(loaded(truth), dict) else truth
-            readable = KINDS[kind](f'#### {right}' if kind in ('sums', 'gsm8k') else f'\\boxed{{{right}}}', truth)[0] == 1
+            readable = (
+                KINDS[kind](f'#### {right}' if kind in ('sums', 'gsm8k') else f'\\boxed{{{right}}}', truth)[0]
+                == 1
+            )
         elif kind == 'countdown':
             readable = bool(loaded(truth)['numbers']) and Fraction(str(loaded(truth)['target'])) is not None
         elif kind == 'code':
@@ -1247,7 +1588,9 @@ def check_truth(kind, truth):
             if not shutil.which((PROGRAMS[language][1] or PROGRAMS[language][2]).split()[0]):
                 raise ValueError(f'{language} is not installed')
             if not sandboxed():
-                raise ValueError("no sandbox here (unshare); a function of your own may call with sandbox='none'")
+                raise ValueError(
+                    "no sandbox here (unshare); a function of your own may call with sandbox='none'"
+                )
             readable = True
         else:
             readable = bool(instructions(truth) if kind == 'ifeval' else own(kind))
@@ -1260,8 +1603,15 @@ def check_truth(kind, truth):
 def extract(kind, completion):
     """The answer in a completion as text to vote on (maj@k), '1/2' for 0.5; None if there is none."""
     try:
+        answer = None
         answer = ANSWERS[kind](completion)
-        if kind == 'math' and answer and (found := tree(answer))[0] == 'number' and not found[2] and found[3] != '%':
+        if (
+            kind == 'math'
+            and answer
+            and (found := tree(answer))[0] == 'number'
+            and not found[2]
+            and found[3] != '%'
+        ):
             exact = value(found[1], {}, ROUGH)
             answer = exact if isinstance(exact, Fraction) else answer
         return None if answer is None else str(answer)
@@ -1317,8 +1667,12 @@ def verify_all(items, workers=None, deadline=120.0):
                 worker = worker or (idle.pop() if idle else None)
             except IndexError:
                 break
-            worker = worker or subprocess.Popen([sys.executable, os.path.abspath(__file__), '--worker'],
-                                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+            worker = worker or subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), '--worker'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
             verdict = ask(worker, items[i], deadline)
             if verdict is None:
                 worker.kill()
@@ -1328,7 +1682,10 @@ def verify_all(items, workers=None, deadline=120.0):
             gave_up[items[i][0]] += verdicts[i][1]
         if worker:
             idle.append(worker)
-    threads = [threading.Thread(target=serve) for _ in range(min(len(todo), workers or min(16, os.cpu_count() or 1)))]
+
+    threads = [
+        threading.Thread(target=serve) for _ in range(min(len(todo), workers or min(16, os.cpu_count() or 1)))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
