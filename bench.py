@@ -321,21 +321,25 @@ def bench_scale():
               f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
 
 def bench_verify():
-    """verify.py against math-verify: pairs/s on labelled rows, and the slowest verdict on a hostile megabyte."""
+    """verify.py against math-verify: pairs/s, and the slowest verdict on a hostile megabyte."""
     from math_verify import parse, verify as theirs
 
     from verify import verify as ours
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'tests/data/math500_answers.json')) as f:
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, 'tests', 'data', 'math500_answers.json')) as f:
         answers = json.load(f)
-    pairs = [(f'So the answer is $\\boxed{{{a}}}$.', b) for i, a in enumerate(answers) for b in (a, answers[i - 1])]
+    pairs = [(f'So the answer is $\\boxed{{{a}}}$.', b)
+             for i, a in enumerate(answers) for b in (a, answers[i - 1])]
 
     def rate(judge):
         return lambda: (len(pairs), seconds(lambda: [judge(a, b) for a, b in pairs]))
     alternate('pairs/s', ours=rate(lambda a, b: ours('math', a, b)),
               math_verify=rate(lambda a, b: theirs(parse(f'${b}$'), parse(a))))
-    hostile = ['\\boxed{' * 142857, '\\boxed{' + '{' * 10 ** 6, '1 ' * 500000, 'answer is ' * 100000, '\\' * 10 ** 6,
-               'answer ' * 142857, ' ' * 10 ** 6, '\\boxed{5} ' * 100000, '#' * 10 ** 6, '\\boxed{' + '(' * 10 ** 6]
-    slow = max((seconds(ours, kind, text, '7'), kind, text[:9]) for text in hostile for kind in ('math', 'gsm8k', 'mcq'))
+    hostile = ['\\boxed{' * 142857, '\\boxed{' + '{' * 10 ** 6, '1 ' * 500000, '\\' * 10 ** 6,
+               'answer is ' * 100000,
+               'answer ' * 142857, ' ' * 10 ** 6, '\\boxed{5} ' * 100000, '#' * 10 ** 6]
+    slow = max((seconds(ours, kind, text, '7'), kind, text[:9])
+               for text in hostile for kind in ('math', 'gsm8k', 'mcq'))
     print(f'slowest verdict on 1 MB: {slow[0] * 1000:.1f} ms ({slow[1]}, {slow[2]!r})')
 
 globals()[f'bench_{what}']()

@@ -2,13 +2,13 @@ r"""All that decides right from wrong: verify(kind, completion, truth) -> float 
 
     python verify.py math '\frac12' < completion       # the verdict and the rule that fired
 
-In doubt the verdict is 0.0: a false negative costs a sample, a false positive teaches to cheat. Nothing a model
-wrote is executed (but by `code`, in a sandbox), raises, or is scanned more than linearly. `gave_up` counts by kind
-the verdicts of 0.0 that rest on a limit of this file. A dict as truth may also come as its JSON or Python text.
+In doubt the verdict is 0.0: a false negative costs a sample, a false positive teaches to cheat. Nothing a
+model wrote is executed (but by `code`, in a sandbox), raises, or is scanned more than linearly. `gave_up`
+counts by kind the verdicts of 0.0 that rest on a limit of this file. A dict as truth may also be its text.
 
 sums       the embedded task: the integer after the last '####', which must end the completion
-gsm8k      truth: a number. After the last '####', else in the last \boxed{}, after 'answer is', the last number
-math       truth: LaTeX. In the last \boxed{}, else after '####', 'answer is', <answer>, else a one-line completion
+gsm8k      truth: a number. After the last '####', else in the last \boxed{}, after 'answer is', the last
+math       truth: LaTeX. In the last \boxed{}, else after '####', 'answer is', <answer>, else one line
 mcq        truth: 'C' or {'answer': 'C', 'options': ['A', ...]}
 ifeval     truth: {'instruction_id_list', 'kwargs', 'mode': 'strict' or 'loose'}; google-research's 25 rules
 countdown  truth: {'numbers', 'target'}; the last <answer> uses each number once, with + - * / and parentheses
@@ -54,7 +54,7 @@ def after_thinking(text):
 
 
 def boxes(text):
-    r"""[(start, end, content)] of the balanced \boxed or \fbox of the last sentence that has one, last first."""
+    r"""[(start, end, content)] of the balanced \boxed or \fbox of the last sentence with one, last first."""
     found, end = [], len(text)
     for _ in range(40):  # what opens more boxes than that does not answer
         start = max(text.rfind('\\boxed', 0, end), text.rfind('\\fbox', 0, end))
@@ -219,7 +219,7 @@ TOKEN = re.compile(
 
 @functools.lru_cache(4096)
 def normal(text):
-    r"""A LaTeX answer without what it has for looks: spacing, \left, $, \dfrac, needless braces; \text is "..."."""
+    r"""A LaTeX answer without what it has for looks: spacing, \left, $, \dfrac, braces; \text is "..."."""
     text = text.strip()
     if len(text) <= MAX_ANSWER:
         text = text.translate(SIGNS)
@@ -301,9 +301,11 @@ class Reader:
         return terms[0] if len(terms) == 1 else self.node('+', *terms)
 
     def product(self):
-        sign, factors, over = 1, [], []
+        sign, signs, factors, over = 1, 0, [], []
         while self.peek() in ('+', '-'):
-            sign = -sign if self.take() == '-' else sign
+            sign, signs = -sign if self.take() == '-' else sign, signs + 1
+            if signs > 2:
+                raise GaveUp('signs')
         factors.append(self.power())
         while True:
             token = self.peek()
@@ -576,7 +578,7 @@ def capped(x):
 
 
 def value(node, env, mp):
-    """Fraction where the value is rational, else a number of mp. Raises GaveUp, ZeroDivisionError, ValueError."""
+    """Fraction where the value is rational, else mp's. Raises GaveUp, ZeroDivisionError, ValueError."""
 
     def up(x):
         if isinstance(x, Fraction):
@@ -679,7 +681,7 @@ def close(x, y, mp):
 
 
 def probe(a, b, names, agree):
-    """Whether agree(value of a, value of b, mp, memory) holds at random points, or at full length for constants."""
+    """Whether agree(value of a, value of b, mp, memory) holds at random points; constants: in full."""
     if not names:
         try:
             x, y = (value(node, {}, ROUGH) for node in (a, b))
@@ -963,7 +965,7 @@ ABBREVIATIONS = set(
 
 
 def sentences(text):
-    """Number of sentences: . ! ? before a blank, not after abbreviations or initials, not '...' before a-z."""
+    """Number of sentences: . ! ? before a blank, not after abbreviations, not '...' before a-z."""
     n, start = 0, 0
     for match in re.finditer(r'[.!?]+["\')\]*]*(?=\s|$)', text):
         word = (
@@ -1182,7 +1184,8 @@ def words_found(text, word):
     return re.search(rf'(?<!\w){re.escape(word)}(?!\w)', text, re.IGNORECASE)
 
 
-RULES = {  # instruction -> function(text, its arguments by name), as in google-research's instruction_following_eval
+# instruction -> function(text, its arguments by name), as in google-research's instruction_following_eval
+RULES = {
     'keywords:existence': lambda text, keywords: all(word.lower() in text.lower() for word in keywords),
     'keywords:frequency': lambda text, keyword, frequency, relation: relate(
         text.lower().count(keyword.lower()), relation, frequency
@@ -1261,7 +1264,7 @@ def instructions(truth):
 
 
 def ifeval(completion, truth, mode=None, fraction=False):
-    """1.0 if all are followed, or with fraction=True the share; loose: by any text without first, last line or *."""
+    """1.0 if all are followed, or with fraction=True the share; loose: without first, last line or *."""
     rules, given = instructions(truth)
     texts = [after_thinking(completion)]
     if (mode or given) == 'loose':
@@ -1301,7 +1304,8 @@ if sandbox != 'none':
     libc, place = ctypes.CDLL(None), folder.encode()
     def mount_setattr(path, flags, on, off):
         return libc.syscall(442, -100, path, flags, (ctypes.c_uint64 * 4)(on, off, 0, 0), 32)
-    if libc.mount(place, place, None, 4096, None) or mount_setattr(b'/', 0x8000, 1, 0) or mount_setattr(place, 0, 0, 1):
+    bound = libc.mount(place, place, None, 4096, None)
+    if bound or mount_setattr(b'/', 0x8000, 1, 0) or mount_setattr(place, 0, 0, 1):
         os._exit(97)
 os.chdir(folder)
 child = os.fork()
@@ -1319,7 +1323,9 @@ while True:
     if pid == child:
         code = os.waitstatus_to_exitcode(status)
         break
-    used, pids = 0, [str(child)] if sandbox == 'none' else [p for p in os.listdir('/proc') if p.isdigit() and p != '1']
+    used, pids = 0, [str(child)]
+    if sandbox != 'none':
+        pids = [p for p in os.listdir('/proc') if p.isdigit() and p != '1']
     for p in pids:
         try:
             with open(f'/proc/{p}/statm') as f:
@@ -1415,7 +1421,7 @@ def program_of(text, names):
 
 
 def tests_of(truth):
-    """language, [(input, output)], seconds, MB of a truth in our, Agnostics' or verl's shape. Raises ValueError."""
+    """language, [(input, output)], seconds, MB of a truth, Agnostics' or verl's too. Raises ValueError."""
     truth = loaded(truth)
     truth = {'tests': truth} if isinstance(truth, list) else truth
     tests = (
@@ -1436,7 +1442,7 @@ def tests_of(truth):
 
 
 def code(completion, truth, sandbox='namespace'):
-    """1.0 if every test's output is right but for blanks at line ends. Raises GaveUp where nothing could be run."""
+    """1.0 if every test's output is right but for blanks at line ends. Raises GaveUp if none could run."""
     language, tests, seconds, memory = tests_of(truth)
     file, build, run, names = PROGRAMS[language]
     source = program_of(completion, (language, *names.split()))
@@ -1622,7 +1628,7 @@ def extract(kind, completion):
 
 
 def verify(kind, completion, truth, explain=False, **opts):
-    """Reward in [0, 1]; with explain=True also the rule that fired. Options: mode, fraction (ifeval), sandbox (code)."""
+    """Reward in [0, 1]; explain=True: also the rule. Options: mode, fraction (ifeval), sandbox (code)."""
     judge = known(kind)
     try:
         reward, rule = judge(completion, truth, **opts) if isinstance(completion, str) else (0.0, 'no text')
@@ -1648,9 +1654,9 @@ def ask(worker, item, deadline):
 
 
 def verify_all(items, workers=None, deadline=120.0):
-    """[(reward, gave up)] of [(kind, completion, truth)], by worker processes (all but cheap kinds), in order.
+    """[(reward, gave up)] of [(kind, completion, truth)] by worker processes, but for cheap kinds.
 
-    A worker that dies or takes longer than `deadline` seconds is replaced and its item given up on, and counted."""
+    A worker that dies or takes longer than `deadline` seconds is replaced, its item given up and counted."""
     verdicts, todo = [(0.0, True)] * len(items), deque()
     for i, (kind, completion, truth) in enumerate(items):
         if kind in ('sums', 'gsm8k', 'mcq', 'countdown'):
