@@ -149,7 +149,8 @@ UNITS = {
     'square': 'sq',
 }
 PLAIN = (
-    r'degree|mm|cm|cm|km|kg|ft|foot|feet|inch|inche|mile|meter|metre|centimeter|kilometer|yard|unit|gram|pound|'
+    r'degree|mm|cm|cm|km|kg|ft|foot|feet|inch|inche|mile|meter|metre|centimeter|'
+    r'kilometer|yard|unit|gram|pound|'
     r'ounce|liter|gallon|dollar|cent|second|minute|hour|day|week|month|year'
 )  # m may be a variable
 UNIT = re.compile(
@@ -580,12 +581,7 @@ def capped(x):
 def value(node, env, mp):
     """Fraction where the value is rational, else mp's. Raises GaveUp, ZeroDivisionError, ValueError."""
 
-    def up(x):
-        if isinstance(x, Fraction):
-            if x.numerator.bit_length() + x.denominator.bit_length() > 1000:  # more than FINE can tell apart
-                raise GaveUp('number too long')
-            return mp.mpf(x.numerator) / x.denominator
-        return x
+    up = functools.partial(rough, mp=mp)
 
     def small(x, limit=800):
         if abs(x) > limit:
@@ -672,9 +668,19 @@ def point(name, i):
     return Fraction(random.Random(f'{name} {i}').randint(-4000, 4000) or 1, 997)
 
 
+def rough(x, mp):
+    """x as a number of mp. Raises GaveUp for more digits than FINE could tell apart."""
+    if not isinstance(x, Fraction):
+        return x
+    if x.numerator.bit_length() + x.denominator.bit_length() > 1000:
+        raise GaveUp('number too long')
+    return mp.mpf(x.numerator) / x.denominator
+
+
 def close(x, y, mp):
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
+    x, y = rough(x, mp), rough(y, mp)
     size = max(abs(x), abs(y))
     small = mp.mpf(10) ** (15 - mp.dps)
     return abs(x - y) <= small * (size if x and y else 1)  # against an exact zero, absolute
@@ -720,9 +726,8 @@ def same_equation(a, b):
     def agree(x, y, mp):
         if not x or not y:
             return not x and not y
-        factors.append(
-            x / y if isinstance(x, Fraction) == isinstance(y, Fraction) else mp.mpmathify(1) * x / y
-        )
+        exact = isinstance(x, Fraction) and isinstance(y, Fraction)
+        factors.append(x / y if exact else rough(x, mp) / rough(y, mp))
         return close(factors[0], factors[-1], mp)
 
     return bool(names) and names == more and probe(p, t, names, agree)
