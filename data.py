@@ -252,14 +252,15 @@ def show_mask(example, tokenizer):
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
     'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
-    'difficulty', 'text' of the user with the instruction, 'where'. UserError: unreadable truth, no kind."""
+    'difficulty', 'messages', their last one's 'text', 'where'. UserError: unreadable truth, no kind."""
     def prepare(row, special):
-        answer, solution = row.get('answer'), row.get('solution')
+        of, answer, solution, demos = row.get, row.get('answer'), row.get('solution'), row.get('demos') or ()
         gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
-        shown = row.get('demonstration') or row.get('target') or gsm8k and answer or math and solution
+        shown = of('demonstration') or of('target') or gsm8k and answer or math and solution
+        shown = shown or next((demo for demo, right in zip(demos, of('demos_corr') or demos) if right), None)
         box = verify.boxed(str(solution)) or re.search(r'\\boxed ([^$ ]+)|$', str(solution))[1]
         answer = answer.rpartition('####')[2].replace(',', '').strip() if gsm8k else answer
-        truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
+        truths = row.get('ground_truth'), (row.get('reward_model') or {}).of('ground_truth'), answer, box
         truth = next((t for t in (*truths, None if math else solution) if t not in (None, '')), None)
         name = row.get('dataset') or row.get('data_source') or ('gsm8k' if gsm8k else 'math' if math else '')
         truth, name = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (truth, name))
@@ -269,8 +270,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         except ValueError as error:
             raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
-        asked = row.get('messages') or row.get('prompt') or row.get('question') or row.get('problem')
-        messages = turns(asked, 'user', special)
+        messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user', special)
         messages = messages[:-1] if messages[-1]['role'] == 'assistant' else messages
         if not messages or messages[-1]['role'] != 'user':
             raise Drop('the prompt does not end with a user turn')
@@ -278,7 +278,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         return render(tokenizer, messages, prompt=True), {
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant', special)[-1]['content'] if shown else None,
-            'difficulty': row.get('difficulty', row.get('level'))}
+            'difficulty': row.get('difficulty', row.get('level')), 'messages': messages}
     def finish(row, text, prompt, ids, offsets):
         if len(ids) > max_prompt_tokens:
             raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
