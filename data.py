@@ -260,7 +260,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         shown = shown or next((demo for demo, right in zip(demos, of('demos_corr') or demos) if right), None)
         box = verify.boxed(str(solution)) or re.search(r'\\boxed ([^$ ]+)|$', str(solution))[1]
         answer = answer.rpartition('####')[2].replace(',', '').strip() if gsm8k else answer
-        truths = row.get('ground_truth'), (row.get('reward_model') or {}).of('ground_truth'), answer, box
+        truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
         truth = next((t for t in (*truths, None if math else solution) if t not in (None, '')), None)
         name = row.get('dataset') or row.get('data_source') or ('gsm8k' if gsm8k else 'math' if math else '')
         truth, name = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (truth, name))

@@ -335,6 +335,7 @@ while step < max_steps:
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
         'completion/len_mean': generated / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
+        'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
         'perf/gen_tok_s': generated / rollout_seconds})
     if rank == 0 and sample_every and step % sample_every == 0:
         for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
@@ -352,7 +353,8 @@ while step < max_steps:
 
     for micro_batches in updates:
         # loss, backward
-        sums = torch.zeros(6, dtype=torch.float64)  # loss, entropy, k3, clipped, |sampler - trainer|, tokens
+        # loss, tokens computed, entropy, k3, clipped, |sampler - trainer|, tokens scored
+        sums = torch.zeros(7, dtype=torch.float64)
         for i, micro in enumerate(micro_batches):
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
@@ -375,7 +377,8 @@ while step < max_steps:
             with torch.no_grad():
                 mismatch = (logprobs - micro['sampler_logprobs']).abs()
                 sums += torch.stack([x.double().sum().cpu() for x in (
-                    loss, entropy, k3, clipped < unclipped, mismatch, torch.ones_like(logprobs))])
+                    loss, micro['ids'] >= 0, entropy, k3, clipped < unclipped, mismatch,
+                    torch.ones_like(logprobs))])
 
         # step
         grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
@@ -386,7 +389,7 @@ while step < max_steps:
         step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
 
         # log
-        loss, *means, n = sum(gather(sums)).tolist()
+        loss, trained, *means, n = sum(gather(sums)).tolist()
         if step >= max_steps:
             metrics.update(evaluate())
         if rank == 0:
@@ -395,7 +398,7 @@ while step < max_steps:
                              (x / max(1, n) for x in means)))  # over the tokens that have a gradient
             record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
                       'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics, **means,
-                      'perf/tok_s': step_tokens / seconds,
+                      'tokens/trained': int(trained), 'perf/tok_s': step_tokens / seconds,
                       'perf/gen_frac': rollout_seconds / seconds}
             if 'cuda' in device:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
