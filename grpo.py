@@ -327,13 +327,14 @@ while step < max_steps:
     rollout_seconds = time.time() - rollout_start
     rewards = torch.cat([g['rewards'] for g in seen])
     completions = [c for g in seen for c in g['completions']]
-    generated = sum(len(c['ids']) for c in completions)
+    lengths = [len(c['ids']) for c in completions]
+    generated = sum(lengths)
     step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
     metrics.update({
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
-        'completion/len_mean': generated / len(completions),
+        'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
         'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
         'perf/gen_tok_s': generated / rollout_seconds})
@@ -360,9 +361,10 @@ while step < max_steps:
                 with autocast:
                     logprobs, entropy = policy(
                         micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
-                weight, old_logprobs = micro['weight'], micro.get('old_logprobs', logprobs.detach())
+                weight, sampler_logprobs = micro['weight'], micro['sampler_logprobs']
+                old_logprobs = micro.get('old_logprobs', logprobs.detach())
                 if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
-                    sampled = torch.exp(old_logprobs - micro['sampler_logprobs'])
+                    sampled = torch.exp(old_logprobs - sampler_logprobs)
                     weight = weight * sampled.clamp(max=importance_cap)
                 ratio, advantage = torch.exp(logprobs - old_logprobs), micro['advantage']  # grad pi / pi_old
                 unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
@@ -375,7 +377,7 @@ while step < max_steps:
                 loss = -(weight * (objective - beta * k3)).sum()
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():
-                mismatch = (logprobs - micro['sampler_logprobs']).abs()
+                mismatch = (logprobs - sampler_logprobs).abs()
                 sums += torch.stack([x.double().sum().cpu() for x in (
                     loss, micro['ids'] >= 0, entropy, k3, clipped < unclipped, mismatch,
                     torch.ones_like(logprobs))])

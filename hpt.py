@@ -1,7 +1,6 @@
 """Hybrid Post-Training (Lv et al. 2025, arXiv 2509.04419): rewards where they teach, else a demonstration.
 
     python hpt.py config/tiny.py                              # 1 CPU: the embedded task, minutes
-    python hpt.py config/openr1_46k.py                        # 1 GPU
     torchrun --nproc-per-node 8 hpt.py config/openr1_46k.py   # 8 GPUs
 
 The unified estimator (same paper) is mask x (1 / reference policy) x advantage x likelihood gradient. A
@@ -127,19 +126,17 @@ rows, sources = read_rows(data)
 prompts, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
 for name, weight, start, stop in sources:
     kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
-    absent, examples = [p['where'] for p in kept if not p['demonstration']], {}
-    if absent and without_demonstration == 'error':
-        raise UserError(f'{absent[0]} and {len(absent) - 1} other rows have no demonstration: say '
+    asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
+             for p in kept if p['demonstration']]
+    if len(asked) < len(kept) and without_demonstration not in ('drop', 'rl'):
+        raise UserError(f'{name}: {len(kept) - len(asked)} rows have no demonstration: say '
                         '--without_demonstration=drop, or =rl to learn them from rewards alone')
-    if len(absent) < len(kept):
-        asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
-                 for p in kept if p['demonstration']]
-        found, report[f'{name}, demonstrations'] = sft_examples(asked, tokenizer, max_length, overlong)
-        examples = {e['where']: e for e in found}
+    examples, counts = sft_examples(asked, tokenizer, max_length, overlong) if asked else ([], report[name])
+    report[f'{name}, demonstrations'], examples = counts, {e['where']: e for e in examples}
     for p in kept:  # the ids that sft.py trains on, if they go on from the ids that rollouts go on from
-        example = examples.get(p['where'])
-        fits = example is not None and example['ids'][:len(p['ids'])].tolist() == p['ids']
-        p['demonstration'] = example['ids'][example['mask']].tolist() if fits else None
+        e = examples.get(p['where'])
+        fits = e is not None and e['ids'][:len(p['ids'])].tolist() == p['ids']
+        p['demonstration'] = e['ids'][e['mask']].tolist() if fits else None
     kept = [p for p in kept if p['demonstration'] or without_demonstration == 'rl']
     weighted.append((weight, list(range(len(prompts), len(prompts) + len(kept)))))
     prompts += kept
@@ -150,8 +147,7 @@ if eval_prompts:
         read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 if rank == 0:
     shown = [p['demonstration'] for p in prompts if p['demonstration']]
-    print(f'{len(shown):,} of {len(prompts):,} prompts have a demonstration, '
-          f'{sum(ids[-1] not in stops for ids in shown):,} are cut')
+    print(f'{len(shown)} prompts have a demonstration, {sum(x[-1] not in stops for x in shown)} are cut')
     print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
     print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
 
@@ -363,14 +359,15 @@ while step < max_steps:
     rollout_seconds = time.time() - rollout_start
     rewards = torch.cat([g['rewards'] for g in seen])
     completions = [c for g in seen for c in g['completions']]
-    generated = sum(len(c['ids']) for c in completions)
+    lengths = [len(c['ids']) for c in completions]
+    generated = sum(lengths)
     step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
     metrics.update({
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
         'hpt/sft_frac': sum(g['taught'] for g in groups) / len(groups),
-        'completion/len_mean': generated / len(completions),
+        'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
         'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
         'perf/gen_tok_s': generated / rollout_seconds})
@@ -398,10 +395,11 @@ while step < max_steps:
                 with autocast:
                     logprobs, entropy = policy(
                         micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
-                weight, shown, current = micro['weight'], micro['shown'], logprobs.detach()
-                # what was shown has no old policy and no sampler: the reference policy is the current one
-                old_logprobs = torch.where(shown, current, micro.get('old_logprobs', current))
-                sampler_logprobs = torch.where(shown, current, micro['sampler_logprobs'])
+                weight, sampler_logprobs = micro['weight'], micro['sampler_logprobs']
+                old_logprobs = micro.get('old_logprobs', logprobs.detach())
+                shown = micro['shown']  # nothing sampled these: their reference policy is the current one
+                old_logprobs, sampler_logprobs = (
+                    torch.where(shown, logprobs.detach(), x) for x in (old_logprobs, sampler_logprobs))
                 if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
                     sampled = torch.exp(old_logprobs - sampler_logprobs)
                     weight = weight * sampled.clamp(max=importance_cap)

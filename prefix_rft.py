@@ -1,7 +1,6 @@
 """Prefix-RFT (Huang et al. 2025, arXiv 2507.01679): some completions start with a piece of a demonstration.
 
     python prefix_rft.py config/tiny.py                              # 1 CPU: the embedded task, minutes
-    python prefix_rft.py config/openr1_46k.py                        # 1 GPU
     torchrun --nproc-per-node 8 prefix_rft.py config/openr1_46k.py   # 8 GPUs
 
 The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
@@ -14,10 +13,9 @@ demonstration, l ~ U(low, prefix_high), then sampled on. For Prefix-RFT, sampled
     likelihood gradient   grad pi(token | prompt, what is before it) | the same
 
 Deviations from the official code: (1) token ids are kept; theirs are decoded and encoded again, and may
-change at the cut. (2) The entropy filter ranks each sequence's prefix by itself; theirs ranks a micro-batch's,
-so that it depends on the packing. (3) A continuation is centred as its prefix is; theirs is a group of its
-own whose raw reward is the advantage: never negative. (4) A continuation may have max_new_tokens, whatever
-its prefix. (5) A prefix lacks at least the demonstration's end of turn. (6) KL, if any, on sampled tokens.
+change at the cut. (2) Entropies are ranked in each sequence; theirs in a micro-batch: packing decides. (3) A
+continuation is centred as its prefix is; theirs is a group of its own whose raw reward is the advantage,
+never negative. (4) A continuation may have max_new_tokens, whatever its prefix. (5) KL: sampled tokens only.
 """
 import json
 import math
@@ -57,9 +55,8 @@ max_length = 1024  # tokens of prompt and demonstration; longer ones go the way 
 overlong = 'drop'  # 'drop' or 'cut' (no end of turn is invented)
 without_demonstration = 'error'  # rows that have none: 'error', 'drop' or 'rl' (rewards alone)
 n_prefix = 1  # completions of a group that start with a piece of the demonstration
-prefix_low, prefix_low_end = 0.95, 0.05  # least share of it, at the first step and by a cosine
-prefix_steps = 500  # from this step on
-prefix_high = 0.95  # greatest share
+prefix_low, prefix_low_end, prefix_high = 0.95, 0.05, 0.95  # share of it: least, at first and at last; most
+prefix_steps = 500  # steps from prefix_low to prefix_low_end, a cosine
 prefix_entropy = 0.2  # share of a prefix's tokens, those of highest entropy, that has a gradient
 prefix_baseline = 'group'  # of all advantages: mean reward of the 'group', or of its 'free' completions
 # rollouts
@@ -124,25 +121,26 @@ torch.set_float32_matmul_precision('high')
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
 # --- data ---------------------------------------------------------------------
+n_free = group_size - n_prefix
+if not 0 <= n_prefix < group_size or prefix_baseline not in ('group', 'free'):
+    raise UserError('n_prefix is 0 to group_size - 1, prefix_baseline is group or free')
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
 prompts, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
 for name, weight, start, stop in sources:
     kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
-    absent, examples = [p['where'] for p in kept if not p['demonstration']], {}
-    if absent and without_demonstration == 'error':
-        raise UserError(f'{absent[0]} and {len(absent) - 1} other rows have no demonstration: say '
+    asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
+             for p in kept if p['demonstration']]
+    if len(asked) < len(kept) and without_demonstration not in ('drop', 'rl'):
+        raise UserError(f'{name}: {len(kept) - len(asked)} rows have no demonstration: say '
                         '--without_demonstration=drop, or =rl to learn them from rewards alone')
-    if len(absent) < len(kept):
-        asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
-                 for p in kept if p['demonstration']]
-        found, report[f'{name}, demonstrations'] = sft_examples(asked, tokenizer, max_length, overlong)
-        examples = {e['where']: e for e in found}
+    examples, counts = sft_examples(asked, tokenizer, max_length, overlong) if asked else ([], report[name])
+    report[f'{name}, demonstrations'], examples = counts, {e['where']: e for e in examples}
     for p in kept:  # the ids that sft.py trains on, if they go on from the ids that rollouts go on from
-        example = examples.get(p['where'])
-        fits = example is not None and example['ids'][:len(p['ids'])].tolist() == p['ids']
-        p['demonstration'] = example['ids'][example['mask']].tolist() if fits else None
+        e = examples.get(p['where'])
+        fits = e is not None and e['ids'][:len(p['ids'])].tolist() == p['ids']
+        p['demonstration'] = e['ids'][e['mask']].tolist() if fits else None
     kept = [p for p in kept if p['demonstration'] or without_demonstration == 'rl']
     weighted.append((weight, list(range(len(prompts), len(prompts) + len(kept)))))
     prompts += kept
@@ -153,8 +151,7 @@ if eval_prompts:
         read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 if rank == 0:
     shown = [p['demonstration'] for p in prompts if p['demonstration']]
-    print(f'{len(shown):,} of {len(prompts):,} prompts have a demonstration, '
-          f'{sum(ids[-1] not in stops for ids in shown):,} are cut')
+    print(f'{len(shown)} prompts have a demonstration, {sum(x[-1] not in stops for x in shown)} are cut')
     print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
     print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
 
@@ -190,12 +187,6 @@ def learning_rate_at(step):
     done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
     left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
     return min_learning_rate + left * (learning_rate - min_learning_rate)
-
-
-def prefix_low_at(step):
-    """Least share of a demonstration that a hybrid starts with: cosine to prefix_low_end at prefix_steps."""
-    left = 0.5 * (1 + math.cos(math.pi * min(1, step / prefix_steps)))
-    return prefix_low_end + left * (prefix_low - prefix_low_end)
 
 
 # --- helpers ------------------------------------------------------------------
@@ -239,14 +230,15 @@ def rollout(indices, first):
     # a hybrid's prefix and sampling come from its place in the order, as those of the others do
     draws = [random.Random(f'{seed} {first + i} {j}') for i in mine for j in range(n_prefix)]
     hosts, prefixes = [row for row in rows for _ in range(n_prefix)], []
+    left = 0.5 * (1 + math.cos(math.pi * min(1, step / prefix_steps)))
     for row, draw in zip(hosts, draws):
-        shown = row['demonstration'] or []
-        n = math.floor(draw.uniform(prefix_low_at(step), prefix_high) * len(shown))
-        prefixes.append(shown[:max(0, min(n, len(shown) - 1))])
+        share = draw.uniform(prefix_low_end + left * (prefix_low - prefix_low_end), prefix_high)
+        whole = row['demonstration'] or []
+        prefixes.append(whole[:max(0, min(math.floor(share * len(whole)), len(whole) - 1))])
     with autocast:
         hybrids = generate(lm, [row['ids'] + shown for row, shown in zip(hosts, prefixes)], 1, max_new_tokens,
                            temperature, stops, [draw.getrandbits(63) for draw in draws], kv_cache_gb)
-        completions = generate(lm, [p['ids'] for p in rows], group_size - n_prefix, max_new_tokens, temperature, stops,
+        completions = generate(lm, [p['ids'] for p in rows], n_free, max_new_tokens, temperature, stops,
                                [seed * 2 ** 32 + first + i for i in mine], kv_cache_gb,
                                progress='rollout' if rank == 0 else None)
     for k, (shown, (c,)) in enumerate(zip(prefixes, hybrids)):
@@ -256,8 +248,7 @@ def rollout(indices, first):
     for i, prompt, group in zip(mine, rows, completions):
         texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
         rewards = torch.tensor([float(verify(prompt['kind'], text, prompt['truth'])) for text in texts])
-        free = rewards[:group_size - n_prefix]
-        advantages = rewards - (free if prefix_baseline == 'free' else rewards).mean()  # never a hybrid's own
+        advantages = rewards - rewards[:n_free if prefix_baseline == 'free' else group_size].mean()
         if advantage_std and group_size > 1:
             advantages /= rewards.std() + 1e-4
         groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
@@ -384,10 +375,11 @@ while step < max_steps:
             break
     rollout_seconds = time.time() - rollout_start
     rewards = torch.cat([g['rewards'] for g in seen])
-    free, hybrid = torch.stack([g['rewards'] for g in seen]).split([group_size - n_prefix, n_prefix], 1)
+    free, hybrid = torch.stack([g['rewards'] for g in seen]).split([n_free, n_prefix], 1)
     completions = [c for g in seen for c in g['completions']]
-    generated = sum(len(c['ids']) - c.get('shown', 0) for c in completions)
-    shares = [c['shown'] / len(g['prompt']['demonstration']) for g in seen if g['prompt']['demonstration']
+    lengths = [len(c['ids']) for c in completions]
+    generated = sum(lengths) - sum(c.get('shown', 0) for c in completions)
+    shares = [c['shown'] / len(g['prompt']['demonstration'] or [0]) for g in seen
               for c in g['completions'] if 'shown' in c]
     step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
@@ -395,8 +387,8 @@ while step < max_steps:
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
         'prefix/len_frac': sum(shares) / max(1, len(shares)), 'prefix/reward_free': free.mean().item(),
-        **({'prefix/reward_hybrid': hybrid.mean().item()} if n_prefix else {}),
-        'completion/len_mean': sum(len(c['ids']) for c in completions) / len(completions),
+        'prefix/reward_hybrid': hybrid.sum().item() / max(1, len(shares)),
+        'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
         'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
         'perf/gen_tok_s': generated / rollout_seconds})
@@ -416,18 +408,18 @@ while step < max_steps:
 
     for micro_batches in updates:
         # loss, backward
-        # loss, tokens computed, the gradient at the logits (L1 norm / 2) on prefixes and everywhere; of sampled
-        # tokens entropy, k3, clipped, |sampler - trainer|, their number
+        # loss, tokens computed, pull of prefixes and of all; sampled tokens' entropy, k3, clipped, ...
         sums = torch.zeros(9, dtype=torch.float64)
         for i, micro in enumerate(micro_batches):
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
                     logprobs, entropy = policy(
                         micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
-                weight, shown, current = micro['weight'], micro['shown'], logprobs.detach()
-                # what was shown has no old policy and no sampler: the reference policy is the current one
-                old_logprobs = torch.where(shown, current, micro.get('old_logprobs', current))
-                sampler_logprobs = torch.where(shown, current, micro['sampler_logprobs'])
+                weight, sampler_logprobs = micro['weight'], micro['sampler_logprobs']
+                old_logprobs = micro.get('old_logprobs', logprobs.detach())
+                shown = micro['shown']  # nothing sampled these: their reference policy is the current one
+                old_logprobs, sampler_logprobs = (
+                    torch.where(shown, logprobs.detach(), x) for x in (old_logprobs, sampler_logprobs))
                 if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
                     sampled = torch.exp(old_logprobs - sampler_logprobs)
                     weight = weight * sampled.clamp(max=importance_cap)

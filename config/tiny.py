@@ -10,7 +10,7 @@ if script == 'sft':  # demonstrations instead of rewards
     eval_data = 'sums:test'
     max_steps = 100
     learning_rate = 3e-4
-if script == 'grpo':
+if script in ('grpo', 'hpt', 'prefix_rft'):
     data = 'sums:train'
     prompts_per_step, group_size = 64, 8
     advantage_std = False  # with it the hopeless sums weigh most and the policy learns to guess
@@ -19,3 +19,7 @@ if script == 'grpo':
     eval_every = 20
     sample_every = 20
     checkpoint_every = 50
+if script == 'hpt':
+    sft_coef = 0.1  # RL's loss is a mean over all completions, most of little advantage: 1 would drown it
+if script == 'prefix_rft':
+    prefix_steps = 60  # the whole run, as in the paper
