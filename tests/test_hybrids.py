@@ -2,23 +2,34 @@
 import itertools
 import json
 import math
+import os
 import random
+import textwrap
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import model as weights_module
 import pytest
 import torch
-from conftest import read_log, script_until_loop
-from data import byte_tokenizer, rl_prompts, sft_examples
+from conftest import ROOT, read_log, script_until_loop
+from data import byte_tokenizer, read_rows, rl_prompts, sft_examples
 from test_scripts import same
 
-FLAGS = ['--eval_prompts=', '--max_new_tokens=24', '--data=sums:train', '--micro_batch_tokens=300']
+FLAGS = ['--eval_prompts=', '--max_new_tokens=24', '--micro_batch_tokens=300']
 RL = ['--advantage_std=False', '--loss_denominator=constant']
 
 
+@pytest.fixture(scope='module')
+def rows(tmp_path_factory):
+    """200 rows of the embedded task: a start takes a second less than with all."""
+    path = tmp_path_factory.mktemp('rows') / 'rows.jsonl'
+    path.write_text('\n'.join(json.dumps({k: v for k, v in row.items() if k != '_where'})
+                              for row in read_rows('sums:train')[0][:200]))
+    return str(path)
+
+
 @pytest.fixture
-def load(monkeypatch, start_model, tmp_path):
+def load(monkeypatch, start_model, rows, tmp_path):
     """load(script, *flags) -> namespace, loss block; weights, log-probs and gradients are float64."""
     def logprobs(hidden, weight, targets, temperature, dtype):
         full = torch.log_softmax(hidden @ weight.T / temperature, -1)
@@ -26,7 +37,7 @@ def load(monkeypatch, start_model, tmp_path):
 
     def loaded(script, *flags):
         ns, block = script_until_loop(monkeypatch, script, f'--model={start_model}', f'--out_dir={tmp_path}/{next(places)}', *FLAGS,
-                                      *flags)
+                                      f'--data={rows}', *flags)
         return ns, block
     places = itertools.count()
     monkeypatch.setattr(weights_module, 'TokenLogprobs', SimpleNamespace(apply=logprobs))
@@ -137,7 +148,28 @@ def test_shown_tokens_have_no_kl_and_no_importance_weight(load, script):
     close(outcome('--beta=0.5', '--importance_cap=2.0'), outcome())
 
 
-def test_gate_by_hand(load, monkeypatch):
+def test_only_the_filtered_prefix_has_a_gradient(load):
+    """No entropy share, whole demonstrations as prefixes: nothing is learned."""
+    ns, block = load('prefix_rft.py', '--prefix_entropy=0.0')
+    whole = ns['prompts'][0]['demonstration']
+    groups = [{'prompt': ns['prompts'][0], 'advantages': torch.ones(1), 'completions': [
+        {'ids': whole, 'logprobs': torch.zeros(len(whole)), 'stopped': True, 'shown': len(whole)}]}]
+    assert gradient(ns, block, groups=groups).norm() == 0
+    ns['prefix_entropy'] = 0.2
+    assert gradient(ns, block, groups=groups).norm() > 1e-4
+
+
+def test_resampling_keeps_taught_prompts(load):
+    """The loop's own lines: a prompt that learns its demonstration is not replaced for want of spread."""
+    ns, _ = load('hpt.py', '--resample_rounds=3', '--prompts_per_step=6')
+    ns['verify'] = lambda *_: 0.0
+    source = open(os.path.join(ROOT, 'hpt.py')).read()
+    lines = source[source.index('    groups, seen = [], []'):source.index('    rollout_seconds =')]
+    exec(textwrap.dedent(lines), ns)
+    assert len(ns['groups']) == len(ns['seen']) == 6 and all(g['taught'] for g in ns['groups'])
+
+
+def test_gate_by_hand(load):
     ns, _ = load('hpt.py', '--group_size=4', '--gamma=0.25')
     scores = iter([0, 0, 0, 0,  1, 0, 0, 0,  1, 1, 0, 0,  1, 1, 1, 1,  0, 0, 0, 0])
     ns['verify'] = lambda *_: next(scores)
@@ -205,15 +237,15 @@ RUN = ['--max_steps=3', '--prompts_per_step=5', '--group_size=4', '--warmup_step
 
 @pytest.mark.parametrize('script, flags', [
     ('hpt.py', []), ('prefix_rft.py', ['--prefix_steps=3'])])
-def test_two_ranks_are_one_and_resume_is_bit_exact(run, start_model, tmp_path, script, flags):
+def test_two_ranks_are_one_and_resume_is_bit_exact(run, start_model, rows, tmp_path, script, flags):
     """Invariants 3, 4 and 6."""
-    flags = [*RUN, *FLAGS, *flags, f'--model={start_model}', '--sample_every=0']
+    flags = [*RUN, *FLAGS, *flags, f'--data={rows}', f'--model={start_model}', '--sample_every=0']
     one, two, parts = (str(tmp_path / name) for name in ('one', 'two', 'parts'))
     run(script, *flags, f'--out_dir={one}')
     run(script, *flags, f'--out_dir={two}', '--micro_batch_tokens=80', ranks=2)
     for a, b in zip(read_log(one), read_log(two)):
         for key in ('reward/mean', 'completion/len_mean', 'hpt/sft_frac', 'prefix/len_frac', 'tokens/sampled'):
-            assert a.get(key) == pytest.approx(b.get(key), rel=1e-9)
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-9)
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4, abs=1e-6)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-3)
         assert a['policy/mismatch'] < 1e-4
@@ -226,27 +258,27 @@ def test_two_ranks_are_one_and_resume_is_bit_exact(run, start_model, tmp_path, s
 
 
 @pytest.mark.parametrize('gamma, share', [(1, 1), (-1, 0)])
-def test_steps_of_demonstrations_alone_and_of_none(run, start_model, tmp_path, gamma, share):
-    run('hpt.py', *RUN, *FLAGS, f'--model={start_model}', f'--gamma={gamma}', '--prompts_per_step=1', '--max_steps=2',
+def test_steps_of_demonstrations_alone_and_of_none(run, start_model, rows, tmp_path, gamma, share):
+    run('hpt.py', *RUN, *FLAGS, f'--data={rows}', f'--model={start_model}', f'--gamma={gamma}', '--prompts_per_step=1', '--max_steps=2',
         f'--out_dir={tmp_path}/x', ranks=2)
     for record in read_log(f'{tmp_path}/x'):
         assert record['hpt/sft_frac'] == share and ('hpt/sft_loss' in record) == bool(share)
         assert math.isfinite(record['loss']) and math.isfinite(record['grad_norm'])
 
 
-@pytest.mark.parametrize('script', ['hpt.py', 'prefix_rft.py'])
-def test_rows_without_demonstration_and_too_long(run, start_model, tmp_path, script):
+def test_rows_without_demonstration_and_too_long(run, start_model, tmp_path):
+    """hpt.py's data block is prefix_rft.py's (test_layout.py)."""
     rows = [{'prompt': '1+2', 'answer': '3', 'dataset': 'sums', 'demonstration': '1 3 #### 3'},
             {'prompt': '1+3', 'answer': '4', 'dataset': 'sums', 'demonstration': '1 4 #### 4' + ' ' * 40},
             {'prompt': '1+4', 'answer': '5', 'dataset': 'sums'}]
     (tmp_path / 'r.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     flags = [*RUN, *FLAGS, f'--data={tmp_path}/r.jsonl', f'--model={start_model}', '--max_length=40', '--max_steps=1']
-    done = run(script, *flags, f'--out_dir={tmp_path}/a', check=False)
+    done = run('hpt.py', *flags, f'--out_dir={tmp_path}/a', check=False)
     assert done.returncode == 1 and '1 rows have no demonstration: say --without_demonstration' in done.stderr
     for n, (more, words) in enumerate([
             (['--without_demonstration=rl'], '1 prompts have a demonstration, 0 are cut'),
             (['--without_demonstration=drop', '--overlong=cut'], '2 prompts have a demonstration, 1 are cut')]):
-        done = run(script, *flags, *more, f'--out_dir={tmp_path}/{n}')
+        done = run('hpt.py', *flags, *more, f'--out_dir={tmp_path}/{n}')
         assert words in done.stdout and ('rl' not in more[0] or 'longer than max_length=40' in done.stdout)
         assert ('3 prompts an epoch' if 'rl' in more[0] else '2 prompts an epoch') in done.stdout
 

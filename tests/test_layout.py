@@ -2,11 +2,12 @@
 import glob
 import os
 import re
+import subprocess
 
 import pytest
 from conftest import ROOT
 
-CAPS = {'sft.py': 300, 'grpo.py': 450, 'model.py': 500, 'rollout.py': 350, 'data.py': 350, 'verify.py': 500, 'configurator.py': 80,
+CAPS = {'sft.py': 300, 'grpo.py': 450, 'hpt.py': 500, 'prefix_rft.py': 500, 'model.py': 500, 'rollout.py': 350, 'data.py': 350, 'verify.py': 500, 'configurator.py': 80,
         'sample.py': 200, 'bench.py': 330}
 
 
@@ -40,17 +41,37 @@ def test_blocks_declared_identical_are(start, end):
     assert block(read('sft.py'), start, end) == block(read('grpo.py'), start, end)
 
 
+@pytest.mark.parametrize('sibling', ['hpt.py', 'prefix_rft.py'])
+def test_hybrids_are_grpo_but_for_their_method(sibling):
+    """Blocks that no method changes are grpo.py's to the letter, and at most 90 lines are new."""
+    for start, end in [('# --- ranks', '# --- data'), ('# --- model', '# --- helpers'), ('def gather', 'def rollout'),
+                       ('def save_checkpoint', '# --- the loop'), ('# --- the loop', '    rewards = torch.cat' if 'pre' in sibling
+                        else '        groups += '), ('    # what does not change', '        # loss, backward'),
+                       ('        # step\n', '        # log\n'), ('    if step >= max_steps or', '# --- clean up')]:
+        assert block(read(sibling), start, end) == block(read('grpo.py'), start, end)
+    assert read(sibling).endswith(read('grpo.py')[read('grpo.py').index('# --- clean up'):])
+    diff = subprocess.run(['diff', os.path.join(ROOT, 'grpo.py'), os.path.join(ROOT, sibling)], capture_output=True, text=True)
+    assert 0 < sum(line.startswith('>') for line in diff.stdout.split('\n')) <= 90
+
+
+def test_hybrids_read_demonstrations_alike():
+    hpt, prefix = (block(read(name), '# --- data', '# --- model') for name in ('hpt.py', 'prefix_rft.py'))
+    own = block(prefix, 'n_free =', 'tokenizer = ')
+    assert hpt == prefix.replace(own, '')
+
+
 def test_section_order():
     names = ['"""', 'import', '# --- config', 'configure(globals())', '# --- ranks', '# --- data', '# --- model',
              '# --- optimizer', '# --- helpers', '# --- resume, logging', '# --- the loop', '# --- clean up']
-    for script in ('sft.py', 'grpo.py'):
+    for script in ('sft.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'):
         source = read(script)
         places = [source.index(name) for name in names]
         assert places == sorted(places), script
 
 
-@pytest.mark.parametrize('script', ['sft', 'grpo'])
-@pytest.mark.parametrize('config', ['tiny.py', 'qwen3_0.6b.py', 'qwen3_4b.py'])
+@pytest.mark.parametrize('script, config', [
+    *((script, config) for script in ('sft', 'grpo') for config in ('tiny.py', 'qwen3_0.6b.py', 'qwen3_4b.py', 'openr1_46k.py')),
+    *((script, config) for script in ('hpt', 'prefix_rft') for config in ('tiny.py', 'openr1_46k.py'))])
 def test_configs_set_only_knobs_that_exist(run, script, config):
     """The script must get past its configuration: to the out_dir check, which an existing run would fail."""
     done = run(f'{script}.py', f'config/{config}', '--out_dir=.', '--model=tiny', '--device=cpu', check=False)
@@ -65,6 +86,6 @@ def test_readme_names_only_files_that_exist():
 
 def test_launch_lines_use_an_option_that_torchrun_has():
     """`--nproc` alone is ambiguous to torch 2.13's torchrun; what these lines use is what conftest's launch uses."""
-    paths = ('README.md', 'sft.py', 'grpo.py', 'config/qwen3_4b.py')
+    paths = ('README.md', 'sft.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'config/qwen3_4b.py', 'config/openr1_46k.py')
     used = [option for path in paths for option in re.findall(r'torchrun (\S+)', read(path)) if option.startswith('-')]
     assert len(used) >= 5 and set(used) == {'--nproc-per-node'} and '--nproc-per-node' in read('tests/conftest.py')
