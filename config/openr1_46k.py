@@ -1,6 +1,6 @@
-# OpenR1-Math 46k with one demonstration each, 8 x 80 GB: torchrun --nproc-per-node 8 hpt.py config/openr1_46k.py
+# OpenR1-Math 46k, one demonstration each, 8 x 80 GB: torchrun --nproc-per-node 8 hpt.py config/openr1_46k.py
 # (prefix_rft.py likewise; sft.py is the baseline, with the recipe of arXiv 2604.23747). Not run here.
-model = 'Qwen/Qwen2.5-Math-7B'  # its 4,096 positions must be raised first (rope_theta 40000, 16,384) to hold 8,192 tokens
+model = 'Qwen/Qwen2.5-Math-7B'  # raise its 4,096 positions first (to 16,384, rope_theta 40000)
 out_dir = f'out/openr1_{script}'
 data = 'hf://datasets/Elliott/Openr1-Math-46k-8192/openr1.parquet'  # needs pyarrow
 eval_prompts = 'hf://datasets/HuggingFaceH4/MATH-500/test.jsonl'
@@ -26,6 +26,6 @@ if script in ('hpt', 'prefix_rft'):
     max_length, without_demonstration = 9216, 'drop'
 if script == 'hpt':
     learning_rate, gamma = 5e-6, 0.0  # gamma 0.25 for Llama-3.1-8B
-    sft_coef, rl_coef = 1.0, 64.0  # theirs is a sum over the 512 completions of an update, averaged over 8 GPUs
+    sft_coef, rl_coef = 1.0, 64.0  # theirs: a sum over 512 completions, averaged over 8 GPUs
 if script == 'prefix_rft':
     n_prefix, prefix_steps, prefix_entropy = 1, 1000, 0.2
