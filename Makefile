@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo test lint clean
+.PHONY: demo results test lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -26,6 +26,9 @@ demo: .venv/run
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
 	$(RUN) plot.py out/before.jsonl out/after.jsonl out/tiny_grpo/log.jsonl out/demo.png
+
+results: .venv/run
+	$(RUN) results.py
 
 test: .venv/dev
 	@echo "about 9 minutes on 2 cores"

@@ -12,10 +12,10 @@ demonstration, l ~ U(low, prefix_high), then sampled on. For Prefix-RFT, sampled
     advantage             reward - mean of the group | the same: its hybrid's
     likelihood gradient   grad pi(token | prompt, what is before it) | the same
 
-Deviations from the official code: (1) token ids are kept; theirs are decoded and encoded again, and may
-change at the cut. (2) Entropies are ranked in each sequence; theirs in a micro-batch: packing decides. (3) A
-continuation is centred as its prefix is; theirs is a group of its own whose raw reward is the advantage,
-never negative. (4) A continuation may have max_new_tokens, whatever its prefix. (5) KL: sampled tokens only.
+Deviations from the official code: (1) token ids are kept, never decoded and encoded again at the cut. (2)
+Entropies are ranked in each sequence; theirs in a micro-batch: packing decides. (3) A continuation is centred
+as its prefix is; theirs has its raw reward for advantage: never negative. (4) A continuation may have
+max_new_tokens, whatever its prefix. (5) KL: sampled tokens only.
 """
 import json
 import math
@@ -390,7 +390,7 @@ while step < max_steps:
         'prefix/reward_hybrid': hybrid.sum().item() / max(1, len(shares)),
         'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
-        'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
+        'tokens/sampled': sum(lengths) + sum(len(g['prompt']['ids']) * (1 + n_prefix) for g in seen),
         'perf/gen_tok_s': generated / rollout_seconds})
     if rank == 0 and sample_every and step % sample_every == 0:
         for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
