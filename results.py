@@ -21,11 +21,11 @@ OUT, BASE, SEEDS = ('out/quick' if QUICK else 'out/results'), 'out/tiny_base', r
 SFT_GRID, RL_GRID = (3e-4, 1e-3, 3e-3), (5e-5, 1e-4, 2e-4)
 # method: stages (script, steps), grid of the last stage's learning rate
 METHODS = {
-    'SFT': ([('sft.py', 270)], SFT_GRID),
+    'SFT': ([('sft.py', 305)], SFT_GRID),
     'GRPO': ([('grpo.py', 60)], RL_GRID),
-    'SFT then GRPO': ([('sft.py', 90), ('grpo.py', 36)], RL_GRID),
+    'SFT then GRPO': ([('sft.py', 100), ('grpo.py', 40)], RL_GRID),
     'HPT': ([('hpt.py', 60)], RL_GRID),
-    'Prefix-RFT': ([('prefix_rft.py', 60)], RL_GRID)}
+    'Prefix-RFT': ([('prefix_rft.py', 55)], RL_GRID)}
 LEVELS = {'easy, 2-4': range(2, 5), 'middle, 5-8': range(5, 9), 'hard, 9-10': range(9, 11)}
 chosen = {}  # learning rate of each method
 
