@@ -408,7 +408,7 @@ while step < max_steps:
 
     for micro_batches in updates:
         # loss, backward
-        sums = torch.zeros(9, dtype=torch.float64)  # loss, tokens computed, pulls; sampled tokens' as in grpo.py
+        sums = torch.zeros(9, dtype=torch.float64)  # loss, tokens computed, pulls; sampled: as grpo.py's
         for i, micro in enumerate(micro_batches):
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
