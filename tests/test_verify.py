@@ -10,6 +10,13 @@ import pytest
 import verify as module
 from verify import KINDS, boxed, check_truth, extract, gave_up, kind_of, verify
 
+
+@pytest.fixture(autouse=True)
+def bugs_surface(monkeypatch):
+    """A TypeError, KeyError, ... of ours fails the test; in training it is printed once and counted."""
+    monkeypatch.setattr(module, 'raise_bugs', True)
+
+
 SUMS = [
     ('12 + 7\n#### 19', '19', 1), ('#### 19 \n', '19', 1), ('####19', '19', 1), ('#### 019', '19', 1),
     ('#### 18\n#### 19', '19', 1), ('#### 19\n#### 18', '19', 0), ('#### 19 or 20', '19', 0),
@@ -258,16 +265,48 @@ def test_ifeval_and_countdown_truths():
         assert verify('countdown', f'<answer>{answer}</answer>', {'numbers': [5, 6, 7], 'target': 37}) == verdict
 
 
-DEV = os.path.join(HERE, '..', '..', '..', 'shared', 'verify_dev')
+SHARED = os.path.join(HERE, '..', '..', '..', 'shared')
+needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason='the labelled rows are not here')
 
 
-@pytest.mark.skipif(not os.path.isdir(DEV), reason='the labelled rows are not here')
-@pytest.mark.parametrize('name', ['gsm8k', 'mcq', 'countdown', 'math_own', 'math_math500', 'ifeval', 'adversarial'])
-def test_labelled_rows(name):
-    with open(os.path.join(DEV, f'{name}.jsonl')) as f:
-        rows = [row for row in map(json.loads, f) if not row['contested'] and row['kind'] != 'code']
-    wrong = [r['id'] for r in rows if (verify(r['kind'], r['prediction'], r['gold']) == 1) != r['expected']]
-    assert not wrong
+def shared_rows(path):
+    with open(os.path.join(SHARED, path)) as f:
+        return [json.loads(line) for line in f]
+
+
+@needs_shared
+@pytest.mark.parametrize('name, accuracy, false_positives', [
+    ('gsm8k', 1, 0), ('mcq', 1, 0), ('countdown', 1, 0), ('code', 1, 0), ('math_own', 0.98, 0.005),
+    ('math_math500', 0.98, 0.005), ('ifeval', 0.98, 1), ('adversarial', 0.98, 0.005)])
+def test_labelled_rows(name, accuracy, false_positives):
+    rows = [row for row in shared_rows(f'verify_dev/{name}.jsonl') if not row['contested']]
+    rows = [row for row in rows if row['kind'] != 'code' or module.sandboxed()]
+    wrong = []
+    for row in rows:
+        start = time.perf_counter()
+        if (verify(row['kind'], row['prediction'], row['gold']) == 1) != row['expected']:
+            wrong.append((row['id'], row['expected']))
+        assert time.perf_counter() - start < row.get('max_seconds', 5), row['id']
+    assert len(wrong) <= (1 - accuracy) * len(rows), wrong
+    assert sum(not expected for _, expected in wrong) <= false_positives * len(rows), wrong
+
+
+@needs_shared
+def test_labelled_completions_of_gsm8k():
+    wrong = n = 0
+    for row in shared_rows('data/gsm8k/example_model_solutions.jsonl'):
+        truth = row['ground_truth'].rpartition('A: ')[2].strip()
+        for made in filter(lambda value: isinstance(value, dict), row.values()):
+            wrong += (verify('gsm8k', made['solution'], truth) == 1) != made['is_correct']
+            n += 1
+    assert (n, wrong) == (5276, 0)
+
+
+@needs_shared
+def test_labelled_solutions_of_math500():
+    rows = shared_rows('data/math500/test.jsonl')
+    wrong = [row['answer'] for row in rows if verify('math', row['solution'], row['answer']) != 1]
+    assert len(rows) == 500 and not wrong
 
 
 def test_against_math_verify():
