@@ -121,8 +121,8 @@ MISLEADING = DOUBTFUL | set('is to if than more less when unless except otherwis
 UNITS = {word: unit for unit, *words in map(str.split, (
     '° degree', 'mm millimeter', 'cm centimeter', 'm meter metre', 'km kilometer', 'inch inche in', 'mi mile',
     'ft foot feet', 'yard', 'g gram', 'kg kilogram', 'lb pound', 'l liter litre', 'ounce', 'gallon',
-    'min minute', 's second sec', 'h hour hr', 'day', 'week', 'month', 'year', 'dollar', 'cent', 'unit', 'sq square',
-)) for word in (unit, *words)}  # without the plural's s
+    'min minute', 's second sec', 'h hour hr', 'day', 'week', 'month', 'year', 'cent', 'dollar',
+    'sq square', 'unit')) for word in (unit, *words)}  # without the plural's s
 BARE = '|'.join(word for word in UNITS if len(word) > 1)  # without \text: m may be a variable
 UNIT = re.compile(  # "..." is what \text became
     rf'(?<=[0-9}}).]) ?("[^"0-9]*"(?:\^[23])?|%|(?:(?:square|cubic|sq) )?(?:{BARE})s?(?:\^[23])?'
@@ -165,7 +165,7 @@ LOOKS = [(re.compile(pattern), replacement) for pattern, replacement in (  # in 
     (r'(?<![0-9.])([0-9]+) +([0-9]+)/([0-9]+)(?![0-9.])', r'\1\\frac{\2}{\3}'),  # 1 1/2 is not 11/2
     (r'\s+', ' '),
     (r'(?<![0-9A-Za-z]) | (?![0-9A-Za-z"])', ''),
-    (r'(?<![0-9.^_])([0-9]+) ?\\frac ?(?:\{([0-9]+)\}\{([0-9]+)\}|([0-9]) ?([0-9]))(?![0-9])', mixed),
+    (r'(?<![0-9.^_])([0-9]+) ?\\frac ?(?:\{([0-9]+)\}|([0-9])) ?(?:\{([0-9]+)\}|([0-9]))', mixed),
     (r'([0-9]+)\.([0-9]*)\\overline\{([0-9]+)\}', repeating),
     (r'([\^_])\{([0-9a-zA-Z])\}(?![0-9])', r'\1\2'),
     (r'^\{([^{}]*)\}$', r'\1'))]
@@ -313,7 +313,7 @@ def rough(x, mp):
 class Reader:
     """Tokens of a LaTeX subset to their value: Fraction where it is rational, else a number of mp.
 
-    .read() raises GaveUp, or ZeroDivisionError or ValueError where the value is undefined."""
+    Raises GaveUp, or ZeroDivisionError or ValueError where the value is undefined."""
 
     def __init__(self, tokens, env, mp):
         self.tokens, self.env, self.mp = [*tokens, ''], env, mp  # env: variable -> Fraction
@@ -325,11 +325,6 @@ class Reader:
         need(token and wanted in (None, token), f'{wanted or "more"} expected')
         self.at += 1
         return token
-
-    def read(self):
-        result = self.expression()
-        need(self.at == len(self.tokens) - 1, f'cannot read {self.tokens[self.at]}')
-        return result
 
     def expression(self, least=TERM):
         """What operators that bind at least so closely hold together."""
@@ -443,15 +438,14 @@ class Reader:
         return y if given['^'] == 1 else self.power(y, given['^'])
 
 # --- math: equality ------------------------------------------------------------
-def context(digits):
-    made = MPContext()
-    made.dps = digits
-    return made
-
-ROUGH, FINE = context(60), context(400)  # equal to 45 digits, then to 380: e^-200 is not 0
+ROUGH, FINE = MPContext(), MPContext()
+ROUGH.dps, FINE.dps = 60, 400  # equal to 45 digits, then to 380: e^-200 is not 0
 
 def value(number, env, mp):
-    return Reader(number[2], env, mp).read()
+    reader = Reader(number[2], env, mp)
+    result = reader.expression()
+    need(reader.at == len(number[2]), 'cannot read all of it')
+    return result
 
 def difference(equation, env, mp):
     left, right = (value(side, env, mp) for side in equation[2])
@@ -574,6 +568,7 @@ def exact(text):
     return x if rational(x) else None
 
 # --- gsm8k, sums ---------------------------------------------------------------
+SUM_TO_DO = re.compile(r'[*^!|]|\\(?!frac)|[0-9)}]([-+](?!\\frac)|\()')  # 9+9 is not yet 18
 UNSURE = re.compile(r"\b(?:cannot|can't|could not|unsure|not sure|maybe|perhaps|guess)\b", re.IGNORECASE)
 
 def prose_number(text, only=True):
@@ -597,21 +592,17 @@ def gsm8k_answer(completion):
         text = after_thinking(completion).rstrip()[-2000:].replace('\\$', '$')
         return None if UNSURE.search(text.rpartition('\n')[2]) else prose_number(text, only=False)
     last = normal(found[:2 * MAX_ANSWER]).rpartition('=')[2].strip()
-    answer = exact(last)
+    answer = None if SUM_TO_DO.search(last) else exact(last)
     return prose_number(last.replace('"', ' ')) if answer is None else answer
-
-def gsm8k(completion, truth):
-    answer, wanted = gsm8k_answer(completion), gsm8k_answer(f'#### {truth}')
-    return float(answer is not None and answer == wanted), f'{answer} against {wanted}'
 
 def sums_answer(completion):
     """int or None."""
     tail = completion.rpartition('####')[2].strip(' \t\r\n') if '####' in completion else ''
     return int(tail) if re.fullmatch(f'[-+]?[0-9]{{1,{MAX_DIGITS}}}', tail) else None
 
-def sums(completion, truth):
-    answer = sums_answer(completion)
-    return float(answer == int(truth)), f'{answer} against {truth}'
+def judge_by(answer_of, completion, truth):
+    answer, wanted = answer_of(completion), answer_of(f'#### {truth}')
+    return float(answer is not None and answer == wanted), f'{answer} against {wanted}'
 
 # --- mcq, countdown ------------------------------------------------------------
 def mcq_answer(completion, options='ABCDEFGHIJ'):
@@ -635,6 +626,7 @@ def mcq(completion, truth):
 
 def countdown(completion, truth):
     truth = loaded(truth, dict)
+    numbers, target = Counter(truth['numbers']), Fraction(str(truth['target']))
     text = (first_found(completion, tagged, boxed) or '')[:500].translate(SIGNS)
     for sign, plain in (('\\times', '*'), ('\\cdot', '*'), ('\\div', '/')):
         text = text.replace(sign, plain)
@@ -643,12 +635,11 @@ def countdown(completion, truth):
         return 0.0, 'no expression'  # neither **, // nor signs
     tokens = TOKEN.findall(text)
     try:
-        result = Reader(tokens, {}, ROUGH).read()
+        result = value(('number', '', tokens), {}, ROUGH)
     except ZeroDivisionError:
         return 0.0, 'division by zero'
     used = [int(token) for token in tokens if token.isdigit()]
-    right = result == Fraction(str(truth['target'])) and Counter(used) == Counter(truth['numbers'])
-    return float(right), f'{result} from {used}'
+    return float(result == target and Counter(used) == numbers), f'{result} from {used}'
 
 # --- ifeval --------------------------------------------------------------------
 ABBREVIATIONS = set('mr mrs ms dr prof st vs e.g i.e etc jr sr no fig inc ltd co u.s a.m p.m approx'.split())
@@ -723,19 +714,12 @@ def in_language(text, code):
     best = code in scores and scores[code] == max(scores.values()) and (scores[code] > 0 or code == 'en')
     return best or SCRIPTS.get(code) == script
 
-def has_title(text):
-    return any(line.partition('<<')[2].rpartition('>>')[0].strip('<> ') for line in text.split('\n'))
-
 def highlights(text):
     parts = re.findall(r'\*[^\n*]*\*', text) + re.findall(r'\*\*[^\n*]*\*\*', text)
     return sum(bool(part.strip('*').strip()) for part in parts)
 
-def postscript(text, marker):
-    pattern = {'P.P.S': r'p\.\s?p\.\s?s', 'P.S.': r'p\.\s?s\.'}.get(marker) or re.escape(marker.lower())
-    return bool(re.search(pattern, text.lower()))
-
-# google-research's instruction_following_eval: instruction -> names of its arguments, what must hold of text and
-# them. Where the first two are a relation ('>=', '==' or an argument) and a number, it is a count.
+# google-research's instruction_following_eval: instruction -> names of its arguments, what must hold of a
+# text and them. Where the first two are a relation ('>=', '==' or an argument) and a number, it is a count.
 RULES = {
     'keywords:existence': ('keywords', lambda text, words: all(w.lower() in text.lower() for w in words)),
     'keywords:frequency': ('relation frequency keyword', lambda text, word: text.lower().count(word.lower())),
@@ -751,7 +735,8 @@ RULES = {
     'length_constraints:nth_paragraph_first_word': ('first_word num_paragraphs nth_paragraph', first_word),
     'detectable_content:number_placeholders': ('>= num_placeholders', lambda text: sum(
         '[' in part for line in text.split('\n') for part in line.split(']')[:-1])),
-    'detectable_content:postscript': ('postscript_marker', postscript),
+    'detectable_content:postscript': ('postscript_marker', lambda text, marker: re.search(
+        r'\.\s?'.join(map(re.escape, marker.lower().split('.'))), text.lower())),
     'detectable_format:number_bullet_lists': ('== num_bullets', lambda text: sum(
         bool(re.match(r'\s*(?:-|\*[^*])', line)) for line in text.split('\n'))),
     'detectable_format:constrained_response': ('', lambda text: any(
@@ -760,7 +745,8 @@ RULES = {
     'detectable_format:multiple_sections': ('>= num_sections section_spliter', lambda text, word: len(
         re.findall(re.escape(word) + r'\s?\d+', text))),
     'detectable_format:json_format': ('', is_json),
-    'detectable_format:title': ('', has_title),
+    'detectable_format:title': ('', lambda text: any(
+        line.partition('<<')[2].rpartition('>>')[0].strip('<> ') for line in text.split('\n'))),
     'combination:two_responses': (
         '', lambda text: len(parts := filled(text, r'\*{6}')) == 2 and parts[0] != parts[1]),
     'combination:repeat_prompt': (
@@ -776,20 +762,18 @@ RULES = {
 RELATIONS = {'less than': operator.lt, 'at least': operator.ge, '>=': operator.ge, '==': operator.eq}
 
 def instructions(truth):
-    """[(id, [relation and number,] arguments)], mode of a truth. Raises ValueError on what is unknown."""
+    """[(id, [relation and number,] arguments)], mode of a truth. Raises GaveUp on what is unknown."""
     truth = loaded(truth)
     truth = loaded(truth[0] if isinstance(truth, list) and len(truth) == 1 else truth, dict)
     ids, found = truth.get('instruction_id_list') or truth.get('instruction_id'), []
-    if not ids or len(ids) != len(truth.get('kwargs') or []):
-        raise ValueError('instruction_id_list and kwargs must have the same length, not 0')
+    need(ids and len(ids) == len(truth.get('kwargs') or []), 'as many kwargs as ids are needed')
     for name, given in zip(ids, truth['kwargs']):
-        if name not in RULES:
-            raise ValueError(f'unknown instruction {name!r}')
+        need(name in RULES, f'unknown instruction {name!r}')
         wanted = RULES[name][0].split()
         values = [RELATIONS.get(key) or (given or {}).get(key) for key in wanted]
         values = [RELATIONS.get(x) if 'relation' in key else x for key, x in zip(wanted, values)]
-        if None in values or wanted == ['language'] and values[0] not in {**LANGUAGES, **SCRIPTS}:
-            raise ValueError(f'{name} takes {", ".join(wanted)}, not {given}')
+        known = wanted != ['language'] or values[0] in {**LANGUAGES, **SCRIPTS}
+        need(None not in values and known, f'{name} takes {", ".join(wanted)}, not {given}')
         found.append((name, values))
     return found, truth.get('mode') or 'strict'
 
@@ -910,31 +894,22 @@ def run_program(command, folder, text, seconds, memory, sandbox, cap=2**20):
 
 def program_of(text, names):
     """The last fenced block of that language, else the last without a language; None without either."""
-    text, plain = after_thinking(text).replace('\r\n', '\n').replace('~~~', '```'), None
-    end = len(text)
-    for _ in range(50):
-        end = text.rfind('\n```', 0, end)
-        start = text.rfind('```', 0, max(end, 0))
-        if start < 0:
-            break
-        head, _, body = text[start + 3:end + 1].partition('\n')
-        tag = head.strip().lower().split(' ')[0]
-        if tag in names:
-            return body
-        plain = body if tag == '' and plain is None else plain
-        end = max(start - 1, 0)
-    return plain
+    text = after_thinking(text).replace('\r\n', '\n').replace('~~~', '```')
+    blocks = re.findall(r'(?ms)^[ \t]*```[ \t]*([^\s`]*)[^\n]*\n(.*?)^[ \t]*```', text)
+    for wanted in (names, ('',)):
+        if fitting := [body for tag, body in blocks if tag.lower() in wanted]:
+            return fitting[-1]
+    return None
 
 def tests_of(truth):
-    """language, [(input, output)], seconds, MB of a truth, Agnostics' or verl's too. Raises ValueError."""
+    """language, [(input, output)], seconds, MB of a truth, Agnostics' or verl's too. Raises GaveUp."""
     truth = loaded(truth)
     truth = {'tests': truth} if isinstance(truth, list) else loaded(truth, dict)
     tests = [(test['input'], test['output']) for test in truth.get('tests') or truth.get('test_cases') or ()]
     tests = tests or list(zip(truth.get('inputs') or (), truth.get('outputs') or ()))
     name = str(truth.get('language', 'python')).lower()
     language = next((key for key, row in PROGRAMS.items() if name in (key, *row[3].split())), None)
-    if not tests or language is None:
-        raise ValueError(f'no tests, or a language without a row in PROGRAMS: {name!r}')
+    need(tests and language, f'no tests, or a language without a row in PROGRAMS: {name!r}')
     seconds = float(truth.get('time_limit_s') or truth.get('timeout_s') or 10)
     return language, tests, seconds, float(truth.get('memory_mb') or 1024)
 
@@ -949,9 +924,8 @@ def code(completion, truth, sandbox='namespace'):
         return [line.rstrip() for line in text.rstrip().split('\n')]
     def execute(*args, **caps):
         status, output = run_program(*args, sandbox, **caps)
-        if status in (96, 97):
-            missing = f'{language} is not installed', "no sandbox; sandbox='none' does without"
-            raise GaveUp(missing[status - 96])
+        need(status != 96, f'{language} is not installed')
+        need(status != 97, "no sandbox; sandbox='none' does without")
         return status, output
     with tempfile.TemporaryDirectory(prefix='verify') as folder:
         made = os.path.join(folder, 'made')
@@ -986,10 +960,9 @@ def parsed(text):
     return text
 
 def loaded(truth, sort=object):
-    """A truth given as JSON or as Python's text of it, read. Raises ValueError if it is not of the sort."""
+    """A truth given as JSON or as Python's text of it, read. Raises GaveUp if it is not of the sort."""
     truth = parsed(truth) if isinstance(truth, str) else truth
-    if not isinstance(truth, sort):
-        raise ValueError(f'a {sort.__name__} is needed')
+    need(isinstance(truth, sort), f'a {sort.__name__} is needed')
     return truth
 
 @functools.lru_cache(64)
@@ -1005,12 +978,12 @@ def own(kind):
         raise ValueError(f'verifier {kind!r}: {error}') from error
     def judge(completion, truth, **opts):
         reward = float(function(completion, truth, **opts))
-        if not 0 <= reward <= 1:
-            raise GaveUp(f'{kind} gave {reward}, not in [0, 1]')
+        need(0 <= reward <= 1, f'{kind} gave {reward}, not in [0, 1]')
         return reward, kind
     return judge
 
-KINDS = {f.__name__: f for f in (sums, gsm8k, math, mcq, ifeval, countdown, code)}  # -> reward, rule
+KINDS = {'sums': functools.partial(judge_by, sums_answer), 'gsm8k': functools.partial(judge_by, gsm8k_answer),
+         'math': math, 'mcq': mcq, 'ifeval': ifeval, 'countdown': countdown, 'code': code}  # -> reward, rule
 ANSWERS = {'sums': sums_answer, 'gsm8k': gsm8k_answer, 'math': math_answer, 'mcq': mcq_answer,
            'countdown': lambda text: first_found(text, tagged)}  # what is voted on
 NAMES = {name: kind for kind, names in {  # of data sets
@@ -1040,15 +1013,13 @@ def check_truth(kind, truth):
     judge = judge_of(kind)
     try:
         need(truth is not None, 'there is none')
+        if kind in KINDS:
+            judge('', truth)  # it reads the truth first
         if kind in ('sums', 'gsm8k', 'math', 'mcq'):
             dicts = kind == 'mcq' and isinstance(loaded(truth), dict)
             right = loaded(truth)['answer'] if dicts else truth
             form = '#### {}' if kind in ('sums', 'gsm8k') else '\\boxed{{{}}}'
             need(judge(form.format(right), truth)[0] == 1, 'it is not right by itself')
-        elif kind == 'countdown':
-            need(loaded(truth)['numbers'] and Fraction(str(loaded(truth)['target'])) is not None, 'none')
-        elif kind == 'ifeval':
-            instructions(truth)
         elif kind == 'code':
             row = PROGRAMS[tests_of(truth)[0]]
             need(shutil.which((row[1] or row[2]).split()[0]), f'{row[1] or row[2]} is not installed')
@@ -1062,8 +1033,7 @@ def extract(kind, completion):
         return None
     answer = ANSWERS[kind](completion)
     if kind == 'math' and answer and '%' not in answer:
-        rational_answer = exact(answer)
-        answer = answer if rational_answer is None else rational_answer
+        answer = answer if exact(answer) is None else exact(answer)
     return None if answer is None else str(answer)
 
 def verify(kind, completion, truth, explain=False, **opts):
@@ -1090,7 +1060,8 @@ def ask(item, deadline):
         worker = idle.pop()
     except IndexError:
         command = [sys.executable, os.path.abspath(__file__), '--worker']
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
     try:
         worker.stdin.write(json.dumps(item).encode() + b'\n')
         worker.stdin.flush()
@@ -1114,7 +1085,7 @@ def verify_all(items, workers=None, deadline=120.0):
 
 def here(kind, completion, truth):
     reward, rule = verify(kind, completion, truth, explain=True)
-    return reward, rule.startswith('gave up')
+    return reward, rule.startswith('gave up: ')
 
 if __name__ == '__main__':
     if sys.argv[1:] == ['--worker']:

@@ -53,6 +53,9 @@ GSM8K = [
     ('\\boxed{\\sqrt{9}}', '9', 0), ('\\boxed{x^{10}}', '10', 0), ('\\boxed{x > 18}', '18', 0),
     ('#### 18k', '18', 0), ('#### inf', '18', 0), ('#### nan', '18', 0), ('#### ١٨', '18', 0),
     ('#### １８', '18', 0), ('#### 1/0', '1', 0), ('#### 18!', '18', 0), ('#### 9-18', '18', 0),
+    # a sum is not its result
+    ('#### 9+9', '18', 0), ('#### 3 * 6', '18', 0), ('#### (3)(6)', '18', 0), ('#### 2(9)', '18', 0), ('\\boxed{2^4}', '16', 0),
+    ('\\boxed{3 \\times 6}', '18', 0), ('\\boxed{3 \\times 6 = 18}', '18', 1), ('#### 2\\frac{1}{2}', '2.5', 1), ('#### -\\frac52', '-2.5', 1),
 ]
 MATH = [
     # where the answer is
@@ -70,7 +73,8 @@ EQUAL = [  # answer, truth, verdict
     ('0.5', '\\frac12', 1), ('\\dfrac{1}{2}', '1/2', 1), ('-\\frac{1}{2}', '\\frac{-1}{2}', 1),
     ('\\frac 59', '\\frac{5}{9}', 1), ('-1\\frac{1}{2}', '-1.5', 1), ('1 1/2', '1.5', 1),
     ('1 1/2', '11/2', 0), ('1 1/2', '\\frac{11}{2}', 0), ('2\\frac{1}{3}', '\\frac{21}{3}', 0),
-    ('2\\frac{3}{2}', '3.5', 0), ('−3', '-3', 1), ('x+y=5', '5', 0), ('(1,2),(3,4)', '(1,2.0),(3,4)', 1),
+    ('2\\frac{3}{2}', '3.5', 0), ('1\\frac9{19}', '\\frac{9}{19}', 0), ('1\\frac 9{19}', '\\frac{28}{19}', 1),
+    ('xy=5', '5', 0), ('AB=5', '5', 1), ('f(x)=2x', '2x', 1), ('x<3', '(-\\infty,3)', 1), ('3>x', 'x<3', 1), ('y<3', 'x<3', 0), ('−3', '-3', 1), ('x+y=5', '5', 0), ('(1,2),(3,4)', '(1,2.0),(3,4)', 1),
     ('1{,}234', '1234', 1), ('12,\\!345', '12345', 1), ('1,000,000', '1000000', 1), ('1, 200', '1200', 0),
     ('(1,2)', '(1, 2)', 1), ('(0.5,2)', '(\\frac12,2)', 1), ('(2,1)', '(1,2)', 0),
     ('(1,2,3)', '(1,2)', 0), ('[1,2]', '(1,2)', 0), ('[0,1)', '[0,1]', 0), ('1,2', '\\{1,2\\}', 1),
@@ -236,6 +240,28 @@ def test_code_without_a_sandbox_is_refused_and_without_tests_is_wrong(monkeypatc
     gave_up.clear()
     assert verify('code', '```python\nprint(3)\n```', code_truth()) == 0 and gave_up['code'] == 1
     assert verify('code', '```python\nprint(3)\n```', code_truth(), sandbox='none') == 1
+
+
+def test_the_last_block_of_the_language_is_the_program():
+    text = '```python\nold\n```\nthen\n  ```Python\nnew\n```\nprints\n```\n5\n```\n```js\nno\n```\n'
+    assert module.program_of(text, ('python', 'py')) == 'new\n' and module.program_of(text, ('c',)) == '5\n'
+    assert module.program_of('```python\nopen', ('python',)) is None
+    start = time.perf_counter()
+    for text in ('```\n' * (MEGABYTE // 4), '\n```c' * (MEGABYTE // 5), '```c\n' + ' ' * MEGABYTE, '```c\n' + '\n' * MEGABYTE):
+        module.program_of(text, ('python',))
+    assert time.perf_counter() - start < 2
+
+
+def test_bugs_are_counted_and_printed_once(monkeypatch, capsys):
+    monkeypatch.setitem(KINDS, 'sums', lambda completion, truth: {}['no such key'])
+    with pytest.raises(KeyError):
+        verify('sums', '#### 1', '1')
+    monkeypatch.setattr(module, 'raise_bugs', False)
+    gave_up.clear()
+    module.bugs.clear()
+    assert [verify('sums', '#### 1', '1') for _ in range(3)] == [0.0] * 3
+    assert gave_up['sums'] == module.bugs['sums'] == 3
+    assert capsys.readouterr().err.count('no such key') == 2  # the line and the message of one traceback
 
 
 def test_workers_survive_death_and_count(tmp_path):
