@@ -147,6 +147,7 @@ def repeating(found):
     return f'(\\frac{{{top}}}{{{bottom}}})'
 
 LOOKS = [(re.compile(pattern), replacement) for pattern, replacement in (  # in this order
+    (r'\s+', ' '),  # first, so that no pattern below meets a long run of blanks
     (r'(?<!\\)\\(?:(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|[()\[\]])|\\?\$', ''),
     (r',\\!\s*|\{,\}', ','),
     (r'(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~', ' '),
@@ -646,16 +647,18 @@ ABBREVIATIONS = set('mr mrs ms dr prof st vs e.g i.e etc jr sr no fig inc ltd co
 
 def sentences(text):
     """Number of sentences: . ! ? before a blank, not after abbreviations, not '...' before a-z."""
-    n, start = 0, 0
-    for match in re.finditer(r'[.!?]+["\')\]*]*(?=\s|$)', text):
+    n, start, words = 0, 0, None  # words: whether the sentence has one yet
+    for match in re.finditer(r'(?<![.!?])[.!?]+["\')\]*]*(?=\s|$)', text):
+        words = words or re.search(r'\w', text[start:match.start()])
+        if not words:
+            start = match.end()
+            continue
         before = text[max(start, match.start() - 20):match.start()].lower()
-        word = re.split(r'[\s("\'*]', before)[-1]
-        after = text[match.end():match.end() + 2].strip()
+        word, after = re.split(r'[\s("\'*]', before)[-1], text[match.end():match.end() + 2].strip()
         initial = word in ABBREVIATIONS or len(word) == 1 and word.isalpha() and word != 'i'
         goes_on = match[0] == '.' and after and initial or match[0][:2] == '..' and after[:1].islower()
-        if not goes_on and re.search(r'\w', text[start:match.start()]):
-            n, start = n + 1, match.end()
-    return n + bool(re.search(r'\w', text[start:]))
+        start, n, words = match.end(), n + (not goes_on), words if goes_on else None
+    return n + bool(words or re.search(r'\w', text[start:]))
 
 def filled(text, separator):
     """The parts that are not blank; none if one between two separators is blank."""
@@ -680,25 +683,41 @@ SCRIPTS = dict(pair.split(':') for pair in (  # by the first word of the letters
     'kn:KANNADA gu:GUJARATI te:TELUGU ta:TAMIL bn:BENGALI pa:GURMUKHI th:THAI ml:MALAYALAM he:HEBREW '
     'ko:HANGUL ja:HIRAGANA').split())
 LANGUAGES = {code: (script, letters, set(words.split())) for code, script, letters, words in (
-    ('en', 'LATIN', '', 'the of and to in is that it was for on are with as be at this have not what an you'),
-    ('de', 'LATIN', 'ß', 'der die das und ist nicht ein eine zu den mit von auf für im dem sich des auch es'),
-    ('fr', 'LATIN', '', 'le la les des et est un une du dans que pour qui sur avec ce il au ne pas plus'),
-    ('es', 'LATIN', 'ñ¿¡', 'el la los las de y que en un una es por con para del se no al lo como más su'),
-    ('it', 'LATIN', '', 'il la di che e un una in per è non con del della i le gli da dei si sono ma anche'),
-    ('pt', 'LATIN', 'ãõ', 'o a os as de e que do da em um uma é para com não por mais dos das se no na ao'),
-    ('nl', 'LATIN', '', 'de het een en van is in dat op te zijn met voor niet aan er om ook als dan bij nog'),
-    ('fi', 'LATIN', '', 'ja on ei se että oli hän mutta ovat kun niin myös joka kuin tai ole sen jo hyvin'),
-    ('pl', 'LATIN', 'łżśćń', 'i w na z się do nie to że jest jak o po co dla od za przez są ale który oraz'),
-    ('vi', 'LATIN', 'ạảấầậặẹếềểệịọốồộớợụứừữđ', 'và của là có các được trong cho không một người với này để'),
-    ('sw', 'LATIN', '', 'na ya wa kwa ni la katika za cha kuwa hii vya watu yake huo hiyo kila siku yenye'),
+    ('en', 'LATIN', '', 'the of and to in is that it was for on are with as be at this have from or had '
+     'not but what all were when we there can an your which their if will each about how up out them then '
+     'she many some so her would i you he they'),
+    ('de', 'LATIN', 'ß', 'der die das und ist nicht ein eine zu den mit von auf für im dem sich des auch '
+     'es an werden aus er hat dass sie nach wird bei einer um am sind noch wie einem über einen so zum war'),
+    ('fr', 'LATIN', '', 'le la les des et est un une du dans que pour qui sur avec ce il au ne se pas plus '
+     'par sont ou mais nous vous leur elle cette à en de y tout très été aux ses son sa ils comme je'),
+    ('es', 'LATIN', 'ñ¿¡', 'el la los las de y que en un una es por con para del se no al lo como más su '
+     'pero sus este ya muy o fue todos entre cuando sin sobre también me hasta hay donde sus está'),
+    ('it', 'LATIN', '', 'il la di che e un una in per è non con del della i le gli da dei si al sono ma '
+     'anche come più nel alla lo questo ha delle ogni molto degli dal ed era'),
+    ('pt', 'LATIN', 'ãõ', 'o a os as de e que do da em um uma é para com não por mais dos das se no na ao '
+     'como mas foi muito todos seu sua pela pelo são à também pão está'),
+    ('nl', 'LATIN', '', 'de het een en van is in dat op te zijn met voor niet aan er om ook als dan bij '
+     'nog uit naar wordt door maar heeft hebben ik je ze deze veel elke staat'),
+    ('fi', 'LATIN', '', 'ja on ei se että oli hän mutta ovat kun niin myös joka kuin tai siitä ole sen jo '
+     'hyvin vanha ne me sekä ihmiset kanssa päivä joita siellä monta paljon'),
+    ('pl', 'LATIN', 'łżśćń', 'i w na z się do nie to że jest jak o po co dla od za przez są ale który '
+     'tylko oraz był bardzo każdego jego'),
+    ('vi', 'LATIN', 'ạảấầậắặẹếềểệịọốồổộớợụứừửữựđ', 'và của là có các được trong cho không một người với '
+     'những này để khi đã đến từ rất nhiều ở ra ngày chúng tôi mỗi'),
+    ('sw', 'LATIN', '', 'na ya wa kwa ni la katika za cha kuwa hii vya watu yake huo hiyo kila siku mji '
+     'yenye wengi sana pia lakini huja kama au ili hapa watoto wake'),
     ('hi', 'DEVANAGARI', '', 'है में की के और यह से को हैं था का पर लिए भी नहीं एक हर बहुत ने वह लोग आते'),
-    ('mr', 'DEVANAGARI', 'ळ', 'आहे आणि या मध्ये होते आहेत हे ते खूप येतात एक करण्यासाठी पण नाही जुने लोक'),
-    ('ne', 'DEVANAGARI', '', 'छ र को मा छन् भएको पनि यो हुन् गर्न लागि धेरै हो मानिसहरू आउँछन् हरेक लाई छैन'),
+    ('mr', 'DEVANAGARI', 'ळ', 'आहे आणि या मध्ये होते आहेत हे ते खूप येतात एक करण्यासाठी पण नाही जुने लोक '
+     'रोज ही तो'),
+    ('ne', 'DEVANAGARI', '', 'छ र को मा छन् भएको पनि यो हुन् गर्न लागि धेरै हो मानिसहरू आउँछन् हरेक लाई '
+     'छैन दिन'),
     ('ar', 'ARABIC', 'ةىيكإأؤئ', 'في من على التي إلى هذا هذه أن و مع كل عن الذي كان لا ما يوم هو هي'),
     ('fa', 'ARABIC', 'پچژگک', 'در به که از را این است و با هر برای آن می های روز یک بود مردم بسیار'),
     ('ur', 'ARABIC', 'ٹڈڑےںہھ', 'ہے میں کے کی اور سے یہ ہیں کو کا پر بہت ہر لوگ نے ایک بھی'),
-    ('ru', 'CYRILLIC', 'ыэё', 'и в не на что это с по как из он она к для они есть у все но каждый очень'),
-    ('bg', 'CYRILLIC', 'ъщ', 'е на и да за от се са с в по не това този които всеки много ден хората като'),
+    ('ru', 'CYRILLIC', 'ыэё', 'и в не на что это с по как из он она к для они есть у все но каждый очень '
+     'день люди'),
+    ('bg', 'CYRILLIC', 'ъщ', 'е на и да за от се са с в по не това този които всеки много ден хората които '
+     'като беше'),
     ('uk', 'CYRILLIC', 'іїєґ', 'і в не на що це з та як до у він є для дуже люди день щодня'))}
 
 def in_language(text, code):
@@ -737,8 +756,8 @@ RULES = {
         '[' in part for line in text.split('\n') for part in line.split(']')[:-1])),
     'detectable_content:postscript': ('postscript_marker', lambda text, marker: re.search(
         r'\.\s?'.join(map(re.escape, marker.lower().split('.'))), text.lower())),
-    'detectable_format:number_bullet_lists': ('== num_bullets', lambda text: sum(
-        bool(re.match(r'\s*(?:-|\*[^*])', line)) for line in text.split('\n'))),
+    'detectable_format:number_bullet_lists': (
+        '== num_bullets', lambda text: len(re.findall(r'(?m)^[ \t]*(?:-|\*[^*\n])', text))),
     'detectable_format:constrained_response': ('', lambda text: any(
         f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe'))),
     'detectable_format:number_highlighted_sections': ('>= num_highlights', highlights),

@@ -284,6 +284,12 @@ def test_ifeval_and_countdown_truths():
     check_truth('ifeval', good)
     assert verify('ifeval', 'no', str(good)) == 1 and verify('ifeval', 'a, b', str(good)) == 0
     assert len(module.RULES) == 25
+    two = {'instruction_id_list': ['length_constraints:number_sentences'], 'kwargs': [{'relation': 'at least', 'num_sentences': 2}]}
+    for text, verdict in [('Mr. A went. He left!', 1), ('One, e.g. this.', 0), ('Wait... what? No.', 1), ('. . . One.', 0)]:
+        assert verify('ifeval', text, two) == verdict
+    start = time.perf_counter()
+    assert verify('ifeval', '. ' * 500000, two) == verify('ifeval', '.' * MEGABYTE + 'x', two) == 0
+    assert time.perf_counter() - start < 3  # linear
     for bad in ({**good, 'instruction_id_list': ['nosuch:rule']}, {**good, 'kwargs': []}, '5'):
         with pytest.raises(ValueError):
             check_truth('ifeval', bad)
