@@ -297,7 +297,8 @@ def test_ifeval_and_countdown_truths():
         assert verify('countdown', f'<answer>{answer}</answer>', {'numbers': [5, 6, 7], 'target': 37}) == verdict
 
 
-SHARED = os.path.join(HERE, '..', '..', '..', 'shared')
+PLACES = [os.path.join(HERE, *['..'] * up, 'shared') for up in (2, 3)]  # beside the checkout, or a worktree's parent
+SHARED = next(filter(os.path.isdir, PLACES), PLACES[0])
 needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason='the labelled rows are not here')
 
 
