@@ -32,7 +32,7 @@ from rollout import KVCache, generate
 
 # --- config -------------------------------------------------------------------
 what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale'
-against = ''  # '': ours alone; 'trl' (sft, grpo); 'transformers', 'continuous' (generate; its batching)
+against = ''  # '': ours alone; 'trl' (sft, dpo, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
 steps = 4  # optimizer steps of a round

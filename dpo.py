@@ -113,11 +113,11 @@ torch.set_float32_matmul_precision('high')
 autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
 
 # --- data ---------------------------------------------------------------------
+if loss_type not in ('dpo', 'dpo_norm', 'ipo', 'simpo') or loss_type == 'ipo' and label_smoothing:
+    raise UserError('loss_type is dpo, dpo_norm, ipo or simpo; label_smoothing is not for ipo')
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
-if loss_type not in ('dpo', 'dpo_norm', 'ipo', 'simpo') or loss_type == 'ipo' and label_smoothing:
-    raise UserError('loss_type is dpo, dpo_norm, ipo or simpo; label_smoothing is not for ipo')
 pairs, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
 for name, weight, start, stop in sources:
     kept, report[name] = preference_pairs(rows[start:stop], tokenizer, max_length, overlong)
@@ -224,13 +224,13 @@ def save_checkpoint():
 
 
 def pair_logprobs(pairs, policy):
-    """(n, 2): the summed log-probs of the chosen and of the rejected side of n pairs, in one forward."""
+    """(n, 2) float64: summed log-probs of the chosen and rejected sides of n pairs, in one forward."""
     micro = collate([doc for pair in pairs for doc in pair['docs']])
     with autocast:
         logprobs, _ = policy(micro['ids'].to(device), micro['lengths'], micro['index'].to(device),
                              parents=micro['parents'])
-    sums = logprobs.new_zeros(2 * len(pairs)).index_add(0, micro['doc'].to(device), logprobs)
-    return sums.view(len(pairs), 2)
+    sums = torch.zeros(2 * len(pairs), dtype=torch.float64, device=device)  # their difference is what counts
+    return sums.index_add(0, micro['doc'].to(device), logprobs.double()).view(len(pairs), 2)
 
 
 def preference_loss(logprobs, pairs):
@@ -265,7 +265,7 @@ elif rank == 0:
     ref_logprobs = cached['logprobs'] if cached['key'] == key.hexdigest() else None
 ref_logprobs = gather(ref_logprobs)[0]
 if ref_logprobs is None:
-    mine, own = for_all[rank::world_size], torch.zeros(len(for_all), 2)
+    mine, own = for_all[rank::world_size], torch.zeros(len(for_all), 2, dtype=torch.float64)
     for rows in tqdm(pack([len(pair['ids']) for pair in mine], micro_batch_tokens), 'reference log-probs',
                      disable=rank > 0 or None):
         with torch.no_grad():

@@ -71,6 +71,9 @@ if write not in ('samples', 'sft', 'pairs') or rejected_model and write != 'pair
 if write == 'pairs' and n < 2 and not rejected_model:
     raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
 tokenizer = load_tokenizer(model, chat_template)
+if rejected_model and load_tokenizer(rejected_model, chat_template).get_vocab() != tokenizer.get_vocab():
+    raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: the same ids mean '
+                    'other text there')
 stops = stop_ids(tokenizer)
 prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 prompts = prompts[:limit or None]
@@ -107,9 +110,9 @@ def lines(prompt, group, weak):
         return [{'prompt': prompt['messages'], 'completion': text, **about} for text in right]
     if rejected_model:
         pairs = zip(group, weak)
-    else:
-        group.sort(key=lambda c: c['reward'])  # stable: of equals the first sampled
-        pairs = [(c, group[0]) for c in group if c['reward'] == group[-1]['reward'] > group[0]['reward']][:1]
+    else:  # of equals the first sampled
+        best, worst = (choose(group, key=lambda c: c['reward'], default=None) for choose in (max, min))
+        pairs = [(best, worst)] if group and best['reward'] > worst['reward'] else []
     return [{'prompt': prompt['messages'], 'chosen': turns(chosen['text'], 'assistant'),
              'rejected': turns(rejected['text'], 'assistant'), 'chosen_reward': chosen['reward'],
              'rejected_reward': rejected['reward'], **about}

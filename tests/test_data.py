@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import random
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from conftest import ROOT
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
 import data
@@ -237,6 +239,15 @@ def test_read_hub(tmp_path, monkeypatch):
     for name in ('hf://datasets/owner/other/f.jsonl', 'hf://datasets/owner'):
         with pytest.raises(UserError, match=name):
             read_rows(name)
+
+
+def test_the_tulu3_template():
+    """Newlines as TULU 3 has them: after a header and between turns; EOS, no newline, at the end."""
+    tokenizer = load_tokenizer('tiny', os.path.join(ROOT, 'config/tulu3.jinja'))
+    messages = [{'role': 'system', 'content': 'S'}, *chat('Q', 'A'), *chat('q', ' a')]
+    (example,), _ = sft_examples([{'messages': messages, '_where': 'x:1'}], tokenizer, 100)
+    assert show_mask(example, tokenizer) == (
+        '<|system|>\nS\n<|user|>\nQ\n<|assistant|>\n[[A<|end|>]]\n<|user|>\nq\n<|assistant|>\n[[ a<|end|>]]')
 
 
 def test_patterns_are_one_source(tmp_path):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT, read_log, script_until_loop
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configurator import UserError
 from data import byte_tokenizer, preference_pairs, read_rows
@@ -257,5 +257,12 @@ def test_write_sft_and_pairs_and_train_on_them(run, start_model, tmp_path):
         '--write=pairs', '--max_new_tokens=400', f'--out={weak}', '--show=0')
     for row in map(json.loads, open(weak)):
         assert row['chosen'] != row['rejected'] and '####' not in row['rejected'][0]['content']
+    shutil.copytree(start_model, tmp_path / 'other')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'other')
+    tokenizer.add_tokens(['abc'])
+    tokenizer.save_pretrained(tmp_path / 'other')
+    done = run('sample.py', f'--model={start_model}', f'--rejected_model={tmp_path / "other"}', '--write=pairs',
+               f'--out={tmp_path / "x"}', check=False)
+    assert done.returncode == 1 and 'has another vocabulary' in done.stderr
     done = run('sample.py', '--model=tiny', '--n=1', '--write=pairs', f'--out={tmp_path / "x"}', check=False)
     assert done.returncode == 1 and '--n=2' in done.stderr
