@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo test lint clean
+.PHONY: demo dpo results test lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -40,6 +40,8 @@ dpo: out/tiny_base/model.safetensors
 	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/3 accuracy on held-out sums at temperature 1 (before: the table above)"
 	$(RUN) sample.py --model=out/tiny_dpo --show=0 --out=out/after_dpo.jsonl --overwrite=True
+results: .venv/run
+	$(RUN) results.py
 
 test: .venv/dev
 	@echo "about 7 minutes on 2 cores"

@@ -340,9 +340,10 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
     'difficulty', 'messages', their last one's 'text', 'where'. UserError: unreadable truth, no kind."""
     def prepare(row, special):
-        answer, solution = row.get('answer'), row.get('solution')
+        of, answer, solution, demos = row.get, row.get('answer'), row.get('solution'), row.get('demos') or ()
         gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
-        shown = row.get('demonstration') or row.get('target') or gsm8k and answer or math and solution
+        shown = of('demonstration') or of('target') or gsm8k and answer or math and solution
+        shown = shown or next((demo for demo, right in zip(demos, of('demos_corr') or demos) if right), None)
         box = verify.boxed(str(solution)) or re.search(r'\\boxed ([^$ ]+)|$', str(solution))[1]
         answer = answer.rpartition('####')[2].replace(',', '').strip() if gsm8k else answer
         truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
@@ -355,8 +356,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         except ValueError as error:
             raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
-        asked = row.get('messages') or row.get('prompt') or row.get('question') or row.get('problem')
-        messages = turns(asked, 'user', special)
+        messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user', special)
         messages = messages[:-1] if messages[-1]['role'] == 'assistant' else messages
         if not messages or messages[-1]['role'] != 'user':
             raise Drop('the prompt does not end with a user turn')

@@ -11,7 +11,7 @@ Direct Preference Optimization (Rafailov et al. 2023, arXiv 2305.18290). The uni
     reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
     advantage             + beta * sigmoid(-beta * delta) on the chosen, - that on the rejected: large while
                           the pair is ranked wrongly, 0 once it is clear (delta: see the loss)
-    likelihood gradient   grad log pi(token | prompt and completion before it)
+    likelihood gradient   grad pi(token | prompt and completion before it)
 
 Deviations from the usual script: (1) the reference is the policy before its first step, scored once and kept
 in out_dir/ref_logprobs.pt: no second model is in memory; (2) a prompt is computed once for both its sides;

@@ -327,14 +327,16 @@ while step < max_steps:
     rollout_seconds = time.time() - rollout_start
     rewards = torch.cat([g['rewards'] for g in seen])
     completions = [c for g in seen for c in g['completions']]
-    generated = sum(len(c['ids']) for c in completions)
+    lengths = [len(c['ids']) for c in completions]
+    generated = sum(lengths)
     step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
     metrics.update({
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
-        'completion/len_mean': generated / len(completions),
+        'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
+        'tokens/sampled': generated + sum(len(g['prompt']['ids']) for g in seen),  # a prompt once a group
         'perf/gen_tok_s': generated / rollout_seconds})
     if rank == 0 and sample_every and step % sample_every == 0:
         for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
@@ -352,15 +354,17 @@ while step < max_steps:
 
     for micro_batches in updates:
         # loss, backward
-        sums = torch.zeros(6, dtype=torch.float64)  # loss, entropy, k3, clipped, |sampler - trainer|, tokens
+        # loss, tokens computed, entropy, k3, clipped, |sampler - trainer|, tokens scored
+        sums = torch.zeros(7, dtype=torch.float64)
         for i, micro in enumerate(micro_batches):
             with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
                 with autocast:
                     logprobs, entropy = policy(
                         micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
-                weight, old_logprobs = micro['weight'], micro.get('old_logprobs', logprobs.detach())
+                weight, sampler_logprobs = micro['weight'], micro['sampler_logprobs']
+                old_logprobs = micro.get('old_logprobs', logprobs.detach())
                 if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
-                    sampled = torch.exp(old_logprobs - micro['sampler_logprobs'])
+                    sampled = torch.exp(old_logprobs - sampler_logprobs)
                     weight = weight * sampled.clamp(max=importance_cap)
                 ratio, advantage = torch.exp(logprobs - old_logprobs), micro['advantage']  # grad pi / pi_old
                 unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
@@ -373,9 +377,10 @@ while step < max_steps:
                 loss = -(weight * (objective - beta * k3)).sum()
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():
-                mismatch = (logprobs - micro['sampler_logprobs']).abs()
+                mismatch = (logprobs - sampler_logprobs).abs()
                 sums += torch.stack([x.double().sum().cpu() for x in (
-                    loss, entropy, k3, clipped < unclipped, mismatch, torch.ones_like(logprobs))])
+                    loss, micro['ids'] >= 0, entropy, k3, clipped < unclipped, mismatch,
+                    torch.ones_like(logprobs))])
 
         # step
         grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
@@ -386,7 +391,7 @@ while step < max_steps:
         step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
 
         # log
-        loss, *means, n = sum(gather(sums)).tolist()
+        loss, trained, *means, n = sum(gather(sums)).tolist()
         if step >= max_steps:
             metrics.update(evaluate())
         if rank == 0:
@@ -395,7 +400,7 @@ while step < max_steps:
                              (x / max(1, n) for x in means)))  # over the tokens that have a gradient
             record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
                       'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics, **means,
-                      'perf/tok_s': step_tokens / seconds,
+                      'tokens/trained': int(trained), 'perf/tok_s': step_tokens / seconds,
                       'perf/gen_frac': rollout_seconds / seconds}
             if 'cuda' in device:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9

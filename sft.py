@@ -10,7 +10,7 @@ likelihood gradient. For SFT:
     mask                  supervised tokens: what assistants say and the end of their turn
     reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
     advantage             1
-    likelihood gradient   grad log pi(token | the document before it)
+    likelihood gradient   grad pi(token | the document before it)
 
 Deviations from the usual script: (1) the loss is a sum over supervised tokens divided by their number in the
 whole step, over all ranks and micro-batches, whatever the packing; (2) documents in a packed row do not see

@@ -1,4 +1,4 @@
-# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (sft.py, dpo.py likewise)
+# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (the other scripts likewise)
 model = 'Qwen/Qwen3-4B-Base'
 out_dir = f'out/qwen3_4b_{script}'
 activation_checkpointing = True
@@ -20,7 +20,7 @@ if script == 'dpo':  # TULU 3's settings on UltraFeedback; the model is the one 
     loss_type, beta, max_steps, epochs, batch_size, max_length = 'dpo_norm', 5.0, 0, 1.0, 128, 2048
     learning_rate, schedule, warmup_steps = 5e-7, 'linear', 48
     eval_every, checkpoint_every = 100, 200
-if script == 'grpo':
+if script in ('grpo', 'hpt', 'prefix_rft'):
     data = 'hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet'  # needs pyarrow
     eval_prompts = 'hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet'
     instruction = 'Please reason step by step, and put your final answer within \\boxed{}.'

@@ -13,7 +13,7 @@ if script == 'sft':  # demonstrations instead of rewards
 if script == 'dpo':  # pairs of the start model's own completions: make pairs
     data, eval_data = 'out/tiny_pairs.jsonl', 'out/tiny_eval_pairs.jsonl'
     epochs, warmup_steps, learning_rate, eval_every = 2.0, 5, 1e-4, 15
-if script == 'grpo':
+if script in ('grpo', 'hpt', 'prefix_rft'):
     data = 'sums:train'
     prompts_per_step, group_size = 64, 8
     advantage_std = False  # with it the hopeless sums weigh most and the policy learns to guess
@@ -22,3 +22,5 @@ if script == 'grpo':
     eval_every = 20
     sample_every = 20
     checkpoint_every = 50
+if script == 'prefix_rft':
+    prefix_steps = 60  # the whole run, as in the paper

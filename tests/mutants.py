@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
-DPO = 'tests/test_dpo.py::'
+DPO, HYBRIDS = 'tests/test_dpo.py::', 'tests/test_hybrids.py::'
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
@@ -60,6 +60,22 @@ MUTANTS = [
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
     (9, 'grpo.py', 'advantages = rewards - rewards.mean()', 'advantages = rewards.clone()',
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (10, 'hpt.py', 'group_size <= gamma', 'group_size < gamma', HYBRIDS + 'test_gate_by_hand'),
+    (10, 'hpt.py', 'advantages *= not taught', 'pass', HYBRIDS + 'test_gate_by_hand'),
+    (10, 'hpt.py', "shown_tokens = sum(len(p['demonstration']) for p in taught)", 'shown_tokens = len(taught)', HYBRIDS + 'test_hpt_is_sft_grpo_or_their_sum'),
+    (10, 'hpt.py', "if g['spread'] or g['taught'] or attempt", "if g['spread'] or attempt", HYBRIDS + 'test_resampling_keeps_taught_prompts'),
+    (10, 'hpt.py', 'k3 = ~shown * ratio', 'k3 = ratio', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'hpt.py', 'torch.where(shown, logprobs.detach(), x)', 'torch.where(shown, x, x)', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'k3 = ~shown * ratio', 'k3 = ratio', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'torch.where(shown, logprobs.detach(), x)', 'torch.where(shown, x, x)', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'loss = -(weight * mask * ', 'loss = -(weight * ', HYBRIDS + 'test_only_the_filtered_prefix_has_a_gradient'),
+    (10, 'prefix_rft.py', 'at = (shown & (doc == d))', 'at = shown', HYBRIDS + 'test_entropy_filter_by_hand'),
+    (10, 'prefix_rft.py', "rewards[:n_free if prefix_baseline == 'free' else group_size].mean()", 'rewards[:n_free].mean()',
+     HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', 'len(whole) - 1)', 'len(whole))', HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', "{**c, 'ids': shown + c['ids'],", "{**c, 'ids': tokenizer(' ' + tokenizer.decode(shown))['input_ids'] + c['ids'],",
+     HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', "{seed} {first + i} {j}", "{seed} {i} {j} {rank}", HYBRIDS + 'test_two_ranks_are_one_and_resume_is_bit_exact'),
 ]
 
 

@@ -4,13 +4,14 @@ import glob
 import itertools
 import os
 import re
+import subprocess
 
 import pytest
 from conftest import ROOT
 
 # data.py: DESIGN.md's 350 did not hold the preference shapes; dpo.py: sft.py's 300 lines + 70 net (DESIGN.md: 350)
-CAPS = {'sft.py': 300, 'dpo.py': 370, 'grpo.py': 450, 'model.py': 500, 'rollout.py': 350, 'data.py': 440, 'verify.py': 500, 'configurator.py': 80,
-        'sample.py': 200, 'bench.py': 360}
+CAPS = {'sft.py': 300, 'dpo.py': 370, 'grpo.py': 450, 'hpt.py': 500, 'prefix_rft.py': 500, 'model.py': 500, 'rollout.py': 350, 'data.py': 440, 'verify.py': 500, 'configurator.py': 80,
+        'sample.py': 200, 'bench.py': 360, 'results.py': 140}
 
 
 def read(name):
@@ -51,17 +52,37 @@ def test_new_lines_against_the_sibling(script, sibling, lines):
     assert sum(line.startswith('+ ') for line in difference) <= lines
 
 
+@pytest.mark.parametrize('sibling', ['hpt.py', 'prefix_rft.py'])
+def test_hybrids_are_grpo_but_for_their_method(sibling):
+    """Blocks that no method changes are grpo.py's to the letter, and at most 90 lines are new."""
+    for start, end in [('# --- ranks', '# --- data'), ('# --- model', '# --- helpers'), ('def gather', 'def rollout'),
+                       ('def save_checkpoint', '# --- the loop'), ('# --- the loop', '    rewards = torch.cat' if 'pre' in sibling
+                        else '        groups += '), ('    # what does not change', '        # loss, backward'),
+                       ('        # step\n', '        # log\n'), ('    if step >= max_steps or', '# --- clean up')]:
+        assert block(read(sibling), start, end) == block(read('grpo.py'), start, end)
+    assert read(sibling).endswith(read('grpo.py')[read('grpo.py').index('# --- clean up'):])
+    diff = subprocess.run(['diff', os.path.join(ROOT, 'grpo.py'), os.path.join(ROOT, sibling)], capture_output=True, text=True)
+    assert 0 < sum(line.startswith('>') for line in diff.stdout.split('\n')) <= 90
+
+
+def test_hybrids_read_demonstrations_alike():
+    hpt, prefix = (block(read(name), '# --- data', '# --- model') for name in ('hpt.py', 'prefix_rft.py'))
+    own = block(prefix, 'n_free =', 'tokenizer = ')
+    assert hpt == prefix.replace(own, '')
+
+
 def test_section_order():
     names = ['"""', 'import', '# --- config', 'configure(globals())', '# --- ranks', '# --- data', '# --- model',
              '# --- optimizer', '# --- helpers', '# --- resume, logging', '# --- the loop', '# --- clean up']
-    for script in ('sft.py', 'dpo.py', 'grpo.py'):
+    for script in ('sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'):
         source = read(script)
         places = [source.index(name) for name in names]
         assert places == sorted(places), script
 
 
 @pytest.mark.parametrize('script, config', [
-    *itertools.product(['sft', 'dpo', 'grpo'], ['tiny.py', 'qwen3_0.6b.py', 'qwen3_4b.py']),
+    *itertools.product(['sft', 'dpo', 'grpo', 'hpt', 'prefix_rft'], ['tiny.py', 'qwen3_0.6b.py', 'qwen3_4b.py']),
+    *itertools.product(['sft', 'grpo', 'hpt', 'prefix_rft'], ['openr1_46k.py']),
     ('sft', 'tiny_base.py'), ('sft', 'tulu3_8b.py'), ('dpo', 'tulu3_8b.py')])
 def test_configs_set_only_knobs_that_exist(run, script, config):
     """The script must get past its configuration: to the out_dir check, which an existing run would fail."""
@@ -77,6 +98,12 @@ def test_readme_names_only_files_that_exist():
 
 def test_launch_lines_use_an_option_that_torchrun_has():
     """`--nproc` alone is ambiguous to torch 2.13's torchrun; what these lines use is what conftest's launch uses."""
-    paths = ('README.md', 'sft.py', 'dpo.py', 'grpo.py', 'config/qwen3_4b.py')
+    paths = ('README.md', 'sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'config/qwen3_4b.py', 'config/openr1_46k.py')
     used = [option for path in paths for option in re.findall(r'torchrun (\S+)', read(path)) if option.startswith('-')]
     assert len(used) >= 5 and set(used) == {'--nproc-per-node'} and '--nproc-per-node' in read('tests/conftest.py')
+
+
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+def test_docstrings_have_the_four_parts_of_the_unified_estimator(script):
+    rows = re.findall(r'^    (mask|reference policy|advantage|likelihood gradient)  +\S', read(script), re.M)
+    assert rows == ['mask', 'reference policy', 'advantage', 'likelihood gradient']
