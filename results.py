@@ -51,7 +51,8 @@ def train(method, lr, seed):
         if not [r for r in read(folders[-1]) if r['step'] == steps]:
             flags = [f'--model={model}', f'--out_dir={folders[-1]}', f'--max_steps={steps}', f'--seed={seed}',
                      f'--learning_rate={rate}', f'--eval_every={max(1, steps // 4)}', '--overwrite=True',
-                     f'--data={OUT}/train.jsonl', f'--eval_prompts={"sums:test" if seed else OUT + "/tune.jsonl"}']
+                     f'--data={OUT}/train.jsonl',
+                     f'--eval_prompts={"sums:test" if seed else OUT + "/tune.jsonl"}']
             flags += [f'--prefix_steps={steps}'] if script == 'prefix_rft.py' else []
             with open(folders[-1] + '.txt', 'w') as f:
                 subprocess.run([sys.executable, script, 'config/tiny.py', *flags], stdout=f, stderr=f,
@@ -85,7 +86,8 @@ if not read(BASE):
 PARAMETERS = sum(p.numel() for p in load_model(BASE).parameters())
 held_out = lambda row: zlib.crc32(row['prompt'].encode()) % 8 == 1  # noqa: E731  0: sums:test
 rows = {row['prompt']: row for row in read_rows('sums:train')[0]}.values()
-for name, part in (('train', [r for r in rows if not held_out(r)]), ('tune', [r for r in rows if held_out(r)][:450])):
+tune = [row for row in rows if held_out(row)][:450]
+for name, part in (('train', [row for row in rows if not held_out(row)]), ('tune', tune)):
     with open(os.path.join(OUT, f'{name}.jsonl'), 'w') as f:
         f.writelines(json.dumps({k: v for k, v in row.items() if k != '_where'}) + '\n' for row in part)
 runs = {}
@@ -94,15 +96,16 @@ with ThreadPoolExecutor(2) as pool:
         jobs = [(m, lr) for m in group for lr in (METHODS[m][1][1:2] if QUICK else METHODS[m][1])]
         for (m, lr), folders in zip(jobs, pool.map(lambda job: train(*job, 0), jobs)):
             flops, record = curve(folders)[-1]
-            print(f'tuning {m}, learning rate {lr:g}: pass@1 {record["eval/pass@1"]:.3f}, {flops / 1e12:.2f} TFLOP, '
-                  f'{(time.time() - start) / 60:.0f} minutes so far', flush=True)
+            print(f'tuning {m}, learning rate {lr:g}: pass@1 {record["eval/pass@1"]:.3f}, '
+                  f'{flops / 1e12:.2f} TFLOP, {(time.time() - start) / 60:.0f} minutes so far', flush=True)
             chosen[m] = max(chosen.get(m, (0, 0)), (record['eval/pass@1'], lr))
         chosen.update({m: chosen[m][1] for m in group})
     jobs = [(m, chosen[m], seed) for seed in SEEDS for m in METHODS]
     for (m, _, seed), folders in zip(jobs, pool.map(lambda job: train(*job), jobs)):
         runs.setdefault(m, []).append(curve(folders))
         print(f'{m}, seed {seed}: {(time.time() - start) / 60:.0f} minutes so far', flush=True)
-lines = ['| method | learning rate | all | ' + ' | '.join(LEVELS) + ' | TFLOP |', '|---' * (len(LEVELS) + 4) + '|']
+lines = ['| method | learning rate | all | ' + ' | '.join(LEVELS) + ' | TFLOP |',
+         '|---' * (len(LEVELS) + 4) + '|']
 # the first evaluation of an RL run is the start model's
 for m, curves in {'start model': [[runs['GRPO'][0][0]]], **runs}.items():
     ends = [points[-1] for points in curves]

@@ -1,4 +1,4 @@
-# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (the other scripts likewise)
+# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (or another script)
 model = 'Qwen/Qwen3-4B-Base'
 out_dir = f'out/qwen3_4b_{script}'
 activation_checkpointing = True
