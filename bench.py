@@ -5,6 +5,7 @@
     python bench.py --what=generate --against=transformers
     python bench.py --what=memory                         # log-probs of 4,096 tokens at Qwen3's vocabulary
     python bench.py --what=scale                          # how time grows when work doubles
+    python bench.py --what=verify                         # pairs/s beside math-verify, worst case on 1 MB
     python bench.py --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 --new_tokens=1024   # GPU
 
 A script is run as it stands: its source up to the loop, then the loop, a few steps at a time. Peers
@@ -14,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import statistics
 import sys
@@ -31,7 +33,7 @@ from rollout import KVCache, generate
 
 
 # --- config -------------------------------------------------------------------
-what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale'
+what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale', 'verify'
 against = ''  # '': ours alone; 'trl' (sft, dpo, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
@@ -223,7 +225,7 @@ def bench_grpo():
     space, go_on = script('grpo.py', prompts_per_step=rows // group_size, group_size=group_size,
                           sample_every=0, max_new_tokens=new_tokens, max_prompt_tokens=2 * prompt_tokens)
     stopping(space['lm'])
-    space['verify'] = lambda kind, completion, truth: float(len(completion) % 2)
+    space['verify_all'] = lambda items: [(float(len(text) % 2), False) for _, text, _ in items]
     made, theirs = [], []
 
     def ours():
@@ -345,5 +347,45 @@ def bench_scale():
         times = [min(seconds(run, int(n)) for _ in range(3)) for n in sizes]
         print(f'{label:>17} {sizes[0]} to {sizes[-1]}: {times[0]:.3g} s to {times[-1]:.3g} s, '
               f'exponent {np.polyfit(np.log(sizes), np.log(times), 1)[0]:.2f}')
+
+def bench_verify():
+    """verify.py against math-verify: pairs/s, and each kind's slowest verdict on a hostile megabyte."""
+    from math_verify import parse
+    from math_verify import verify as theirs
+
+    from ifeval import MAX_TEXT, RULES
+    from latex import normal, tree
+    from verify import verify as ours
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, 'tests', 'data', 'math500_answers.json')) as f:
+        answers = json.load(f)
+    pairs = [(f'So the answer is $\\boxed{{{a}}}$.', b)
+             for i, a in enumerate(answers) for b in (a, answers[i - 1])]
+
+    def rate(judge):
+        def run():
+            normal.cache_clear(), tree.cache_clear()
+            return len(pairs), seconds(lambda: [judge(a, b) for a, b in pairs])
+        return run
+    alternate('pairs/s', ours=rate(lambda a, b: ours('math', a, b)),
+              math_verify=rate(lambda a, b: theirs(parse(f'${b}$'), parse(a))))
+    units = ['\\boxed{', '{', '1 ', '\\', 'answer is ', 'answer ', ' ', '\\boxed{5} ', '#', '<answer>1+',
+             'a. ', '*a* ', '[x]\n', 'the cat ', '"', '\n', '\n\n', '...', '<<a>>', 'A-', '***', '```c\n']
+    truths = [(kind, '7', kind) for kind in ('math', 'gsm8k', 'mcq')]
+    truths += [('countdown', {'numbers': [1], 'target': 1}, 'countdown')]
+    for name, (wanted, _) in RULES.items():
+        given = {key: 'at least' if 'relation' in key else 3 if re.search('num|nth|frequency', key) else
+                 'en' if key == 'language' else ['ab'] if 'words' in key else 'ab' for key in wanted.split()}
+        truths.append(('ifeval', {'instruction_id_list': [name], 'kwargs': [given], 'mode': 'loose'}, name))
+    slow = {}
+    for unit in units:
+        whole = (unit * (10 ** 6 // len(unit) + 1))[:10 ** 6]
+        for kind, truth, name in truths:
+            text = whole[:MAX_TEXT] if kind == 'ifeval' else whole  # it gives longer ones up at once
+            took = min(seconds(ours, kind, text, truth) for _ in range(3))  # the machine may be shared
+            slow[kind] = max(slow.get(kind, (0,)), (took, name, unit))
+    for kind, (worst, name, unit) in slow.items():
+        print(f'slowest verdict of {kind}: {worst * 1000:.1f} ms ({name}, {unit!r} repeated, '
+              f'{MAX_TEXT if kind == "ifeval" else 10 ** 6:,} characters)')
 
 globals()[f'bench_{what}']()

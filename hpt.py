@@ -39,7 +39,7 @@ from data import Order, collate, format_report, load_tokenizer, pack, read_rows,
 from data import sft_examples, split_by_work, stop_ids
 from model import Policy, load_model, load_state, memory_plan, save_model, save_state
 from rollout import generate
-from verify import verify
+from verify import verify_all
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -201,17 +201,16 @@ def evaluate():
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
                                kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    verdicts = []
-    for prompt, (completion,) in zip(mine, completions):
-        text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
-        verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
-        if rank == 0 and len(verdicts) <= 3:
-            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r}, truth {prompt["truth"]}')
-    verdicts = sum(gather(verdicts), [])
+    texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for (c,) in completions]
+    judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
+    for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
+        tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
+    verdicts = sum(gather([(p['difficulty'], *verdict) for p, verdict in zip(mine, judged)]), [])
     if verdicts:
-        metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
-        for level in sorted({d for d, _ in verdicts if d is not None}):
-            scores = [v for d, v in verdicts if d == level]
+        metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
+        metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
+        for level in sorted({d for d, *_ in verdicts if d is not None}):
+            scores = [v for d, v, _ in verdicts if d == level]
             metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
     return metrics
 
@@ -228,10 +227,13 @@ def rollout(indices, first):
         completions = generate(lm, [p['ids'] for p in rows], group_size, max_new_tokens, temperature, stops,
                                [seed * 2 ** 32 + first + i for i in mine], kv_cache_gb,
                                progress='rollout' if rank == 0 else None)
+    written = [[tokenizer.decode(c['ids'], skip_special_tokens=True) for c in g] for g in completions]
+    asked = [(p['kind'], text, p['truth']) for p, texts in zip(rows, written) for text in texts]
+    verdicts = iter(verify_all(asked))
     groups = {}
-    for i, prompt, group in zip(mine, rows, completions):
-        texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for c in group]
-        rewards = torch.tensor([float(verify(prompt['kind'], text, prompt['truth'])) for text in texts])
+    for i, prompt, group, texts in zip(mine, rows, completions, written):
+        judged = [next(verdicts) for _ in texts]  # (reward, whether the verifier gave up)
+        rewards = torch.tensor([reward for reward, _ in judged])
         advantages = rewards - rewards.mean()  # equation 3's numerator; zero when all rewards are equal
         if advantage_std and group_size > 1:
             advantages /= rewards.std() + 1e-4
@@ -239,7 +241,8 @@ def rollout(indices, first):
         advantages *= not taught  # its completions are dropped
         groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
                      'advantages': advantages, 'taught': taught,
-                     'spread': bool((rewards != rewards[0]).any())}
+                     'spread': bool((rewards != rewards[0]).any()),
+                     'gave_up': sum(given_up for _, given_up in judged)}
     everyones = {i: group for share in gather(groups) for i, group in share.items()}
     return [everyones[i] for i in range(len(indices))]
 
@@ -366,6 +369,7 @@ while step < max_steps:
     metrics.update({
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
+        'reward/gave_up': sum(g['gave_up'] for g in seen),  # verdicts of 0 that show nothing
         'hpt/sft_frac': sum(g['taught'] for g in groups) / len(groups),
         'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),

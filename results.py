@@ -22,7 +22,7 @@ from model import load_model
 
 QUICK = '--quick' in sys.argv[1:]
 OUT, BASE, SEEDS = ('out/quick' if QUICK else 'out/results'), 'out/tiny_base', range(1, 2 if QUICK else 6)
-SFT_GRID, RL_GRID = (3e-4, 1e-3, 3e-3), (5e-5, 1e-4, 2e-4)
+SFT_GRID, RL_GRID = (1e-3, 3e-3, 1e-2), (5e-5, 1e-4, 2e-4)
 # method: stages (script, steps), grid of the last stage's learning rate
 METHODS = {
     'SFT': ([('sft.py', 305)], SFT_GRID),

@@ -26,7 +26,7 @@ from configurator import UserError, configure
 from data import format_report, load_tokenizer, read_rows, rl_prompts, stop_ids, turns
 from model import load_model
 from rollout import generate
-from verify import extract, verify
+from verify import extract, gave_up, verify_all
 
 # --- config ------------------------------------------------------------------
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
@@ -90,12 +90,13 @@ def complete(lm, part, first):
     with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
         groups = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
                           [seed * 2 ** 32 + first + j for j in range(len(part))], kv_cache_gb)
-    for prompt, group in zip(part, groups):
-        for c in group:
-            c['text'] = tokenizer.decode(c['ids'], skip_special_tokens=True)
-            c['reward'] = verify(prompt['kind'], c['text'], prompt['truth'])
+    made = [(prompt, c) for prompt, group in zip(part, groups) for c in group]
+    for _, c in made:
+        c['text'] = tokenizer.decode(c['ids'], skip_special_tokens=True)
+    verdicts = verify_all([(prompt['kind'], c['text'], prompt['truth']) for prompt, c in made])
+    for (_, c), (reward, _) in zip(made, verdicts):
+        c['reward'] = reward
     return groups
-
 
 def lines(prompt, group, weak):
     """What `out` gets for a prompt: its group of completions, and the weaker model's."""
@@ -156,6 +157,8 @@ levels = sorted({r[0] for r in results if r[0] is not None}, key=str)
 for level in sorted(levels, key=lambda x: (isinstance(x, str), x)):
     print(report_line(f'level {level}', [r for r in results if r[0] == level]))
 print(report_line('all', results))
+if gave_up:
+    print('0 for want of a verdict: ' + ', '.join(f'{count} of {kind}' for kind, count in gave_up.items()))
 if not written:
     raise UserError(f'{out} is empty: no prompt has what write={write} needs (more completions: --n)')
 print(f'{written:,} {write} of {len(prompts):,} prompts: {out}')

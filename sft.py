@@ -35,7 +35,7 @@ from data import Order, collate, format_report, load_tokenizer, pack, read_rows,
 from data import sft_examples, show_mask, split_by_work, stop_ids
 from model import Policy, load_model, load_state, memory_plan, save_model, save_state
 from rollout import generate
-from verify import verify
+from verify import verify_all
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -172,17 +172,16 @@ def evaluate():
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
                                kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    verdicts = []
-    for prompt, (completion,) in zip(mine, completions):
-        text = tokenizer.decode(completion['ids'], skip_special_tokens=True)
-        verdicts.append((prompt['difficulty'], verify(prompt['kind'], text, prompt['truth'])))
-        if rank == 0 and len(verdicts) <= 3:
-            tqdm.write(f'  {verdicts[-1][1]:.0f} | {prompt["text"]!r} -> {text!r}, truth {prompt["truth"]}')
-    verdicts = sum(gather(verdicts), [])
+    texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for (c,) in completions]
+    judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
+    for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
+        tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
+    verdicts = sum(gather([(p['difficulty'], *verdict) for p, verdict in zip(mine, judged)]), [])
     if verdicts:
-        metrics['eval/pass@1'] = sum(v for _, v in verdicts) / len(verdicts)
-        for level in sorted({d for d, _ in verdicts if d is not None}):
-            scores = [v for d, v in verdicts if d == level]
+        metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
+        metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
+        for level in sorted({d for d, *_ in verdicts if d is not None}):
+            scores = [v for d, v, _ in verdicts if d == level]
             metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
     loss, mine = 0.0, eval_examples[rank::world_size]
     for rows in pack([len(e['ids']) for e in mine], micro_batch_tokens):

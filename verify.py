@@ -1,280 +1,271 @@
 r"""All that decides right from wrong: verify(kind, completion, truth) -> float in [0, 1].
 
-A row's data set name chooses the kind (kind_of). Nothing here executes what a model wrote, raises on it, or
-scans it more than linearly. In doubt the verdict is 0.0: a false negative costs a sample, a false positive
-teaches to cheat. `gave_up` counts the doubts: the limits of this file never pass silently for wrong answers.
+    python verify.py math '\frac12' < completion       # the verdict and the rule that fired
 
-sums    the embedded task: the integer after the last '####', which must end the completion
-gsm8k   one number: after the last '####', else in the last \boxed{}, then after 'answer is', then the last
-math    in the last \boxed{}, else after the last '####', else after 'answer is': the same text but for looks,
-        the same exact rational, or lists of these, element by element
+In doubt the verdict is 0.0: a false negative costs a sample, a false positive teaches to cheat. Nothing a
+model wrote is executed (but by `code`, in a sandbox), raises, or is scanned more than linearly. `gave_up`
+counts by kind the verdicts of 0.0 that rest on a limit or a bug of this file; a bug is also printed, once.
+
+sums       the embedded task: the integer after the last '####', which must end the completion
+gsm8k      truth: a number. After the last '####', else in the last \boxed{}, after 'answer is', the last
+math       truth: LaTeX. In the last \boxed{}, else after '####', 'answer is', <answer>, else one line
+mcq        truth: 'C' or {'answer': 'C', 'options': ['A', ...]}
+ifeval     truth: {'instruction_id_list', 'kwargs', 'mode': 'strict' or 'loose'}; google-research's 25 rules
+countdown  truth: {'numbers', 'target'}; the last <answer> uses each number once, with + - * / and parentheses
+code       truth: {'language', 'tests': [{'input', 'output'}], 'time_limit_s', 'memory_mb'}: stdin to stdout
+f.py:g     g(completion, truth as text) -> float, of the user's own
+A truth that is a dict may also be given as its text, in JSON or as Python prints it.
 """
+import functools
+import importlib.util
+import json
+import os
 import re
+import select
+import shutil
+import subprocess
+import sys
+import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
-MAX_DIGITS = 1000  # longer numbers are compared as text only,
-MAX_ANSWER = 2000  # characters: and so are longer answers
-gave_up = Counter()  # kind -> verdicts of 0.0 because neither equality nor difference could be shown
+from answers import GIVE_UPS, MAX_ANSWER, after_hashes, after_phrase, after_thinking, boxed, first_found
+from answers import loaded, need, tagged
+from ifeval import ifeval
+from latex import DOUBTFUL, MAX_DIGITS, ROUGH, SIGNS, TOKEN, exact, normal, same, tree, value
+from sandbox import PROGRAMS, code, sandboxed, tests_of
 
-MISLEADING = set("- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared "
-                 'cubed dozen hundred thousand million billion trillion'.split())  # they change a number
-UNITS = ('degree|mm|cm|km|kg|ft|foot|feet|inch|inche|mile|meter|metre|centimeter|kilometer|yard|unit|gram|'
-         'pound|ounce|liter|gallon|dollar|second|minute|hour|day|week|month|year')  # m may be a variable
-UNIT = re.compile(rf'(?<=[0-9}}.])(?:%| ?(?:(?:square|cubic|sq) )?(?:{UNITS})s?(?:\^[23])?)$')
-LOOKS = [(re.compile(pattern), replacement) for pattern, replacement in (  # in this order
-    (r'\u2212', '-'),
-    (r'(?<!\\)\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[!()\[\]])|\\?\$', ''),
-    (r'(?<!\\)\\(?:[,;: ]|q?quad(?![a-zA-Z]))|~', ' '),
-    (r'\{,\}', ','),
-    (r'(?<![0-9.,^_])[1-9][0-9]{0,2},[0-9,]*[0-9]', lambda m: str(decimal(m[0]) or m[0])),  # 1,234
-    (r'\\(?:text|textrm|textbf|textit|mbox|mathrm|mathbf)\s*\{([^{}]*)\}', r' \1 '),
-    (r'\^\s*\{?\\circ\}?|\u00b0', ' degrees'),
-    (r'\\%', '%'),
-    (r'\\[dt]frac(?![a-zA-Z])', r'\\frac'),
-    (r'\\(frac|sqrt)\s*([0-9])', r'\\\1{\2}'),  # \frac12, \sqrt2
-    (r'(\\frac\s*\{[^{}]*\})\s*([0-9])', r'\1{\2}'),
-    (r'([\^_])\{(.)\}', r'\1\2'),
-    (r'\s+', ' '),
-    (r'(?<![0-9A-Za-z]) | (?![0-9A-Za-z])', ''),  # others matter: 1 1/2 is not 11/2
-    (r'^\{([^{}]*)\}$', r'\1'),
-)]
+gave_up = Counter()  # kind -> verdicts of 0.0 because neither right nor wrong could be shown
+bugs = Counter()  # kind -> those of them that are this file's (or the user function's) own fault
+raise_bugs = False  # the tests set it
 
-
-class Undecided(Exception):
-    """Neither shown equal nor shown different."""
-
-
-# --- finding the answer --------------------------------------------------------
-def after_thinking(text):
-    """What follows the last think block, all of a text without one; '' where a block was never closed."""
-    text = text.rpartition('</think>')[2]
-    return '' if '<think>' in text else text
-
-
-def boxed(text):
-    r"""Content of the last balanced \boxed{...} or \fbox{...}, the inner one if nested; None without one."""
-    opened, last = [], (-1, None)  # opened: for every open brace, where its box starts, or None
-    for match in re.finditer(r'\\(?:boxed|fbox)\s*\{|\\.|[{}]', text, re.DOTALL):
-        if match[0][0] == '\\' and match[0][-1] == '{' and len(match[0]) > 2:
-            opened.append(match.end())
-        elif match[0] == '{':
-            opened.append(None)
-        elif match[0] == '}' and opened:
-            start = opened.pop()
-            if start is not None and start > last[0]:
-                last = start, text[start:match.start()]
-    return last[1]
-
-
-def after_hashes(text):
-    """The line after the last '####'; None without one."""
-    return text.rpartition('####')[2].strip().partition('\n')[0] if '####' in text else None
-
-
-def after_phrase(text):
-    """The sentence after the last 'answer is', 'answer:' or 'answer ='; None without one."""
-    tail = None
-    for match in re.finditer(r'answer\s{0,9}(?:is\b|:|=)', text, re.IGNORECASE):
-        tail = match.end()
-    if tail is None:
-        return None
-    return re.split(r'[.!?](?:\s|$)|\n', text[tail:].lstrip(' \t\r\n:*'), maxsplit=1)[0]
-
-
-def first_found(text, *places):
-    """What the first of these functions finds in a text that has an answer there; None if none does."""
-    text = after_thinking(text)
-    return next((found for place in places if (found := place(text)) is not None), None)
-
-
-# --- reading it ----------------------------------------------------------------
-def decimal(text):
-    """Exact value of a number in ASCII digits such as '-1,234.50', else None. Raises Undecided."""
-    if not re.fullmatch(r'[-+]?(?:[0-9][0-9,]*\.?[0-9]*|\.[0-9]+)', text):
-        return None
-    if len(text) > MAX_DIGITS:
-        raise Undecided
-    first, *groups = text.lstrip('-+').partition('.')[0].split(',')
-    if groups and (len(first) > 3 or first[0] == '0' or any(len(group) != 3 for group in groups)):
-        return None  # '1,450,00' and '0,125' are not thousands
-    return Fraction(text.replace(',', ''))
-
-
-def number(text):
-    r"""Exact value of '1,234.5', '-3/4', '1 1/2' or '-2\frac{1}{3}', else None. Raises Undecided."""
-    match = (re.fullmatch(r'(-?)(?:([0-9]+) ?)?\\frac\{([-0-9.,]+)\}\{([-0-9.,]+)\}', text)
-             or re.fullmatch(r'(-?)(?:([0-9]+) )?([0-9.,]+)/([0-9.,]+)', text))
-    if not match:
-        return decimal(text)
-    whole, top, bottom = (decimal(part or '0') for part in match.group(2, 3, 4))
-    if top is None or not bottom or match[2] and not 0 < top < bottom:
-        return None
-    return (whole + top / bottom) * (-1 if match[1] else 1)
-
+# --- gsm8k, sums ---------------------------------------------------------------
+SUM_TO_DO = re.compile(r'[*^!|]|\\(?!frac)|[0-9)}]([-+](?!\\frac)|\()')  # 9+9 is not yet 18
+UNSURE = re.compile(r"\b(?:cannot|can't|could not|unsure|not sure|maybe|perhaps|guess)\b", re.IGNORECASE)
 
 def prose_number(text, only=True):
     """The only number in a sentence ('she earns $18 a day'), or else the last; None if it is unclear."""
-    text = text.replace('\u2212', '-').replace('\\$', '').replace('$', '')
-    words = [word for word in re.split(r'[\s(){}\[\]:"]+' if only else r'[\s(){}\[\]:"=<>]+', text) if word]
+    text = text.replace('−', '-').replace('$', '')
+    words = re.findall(r'[^\s(){}\[\]:"]+' if only else r'[^\s(){}\[\]:"=<>]+', text)
     places = [i for i, word in enumerate(words) if re.search('[0-9]', word)]
     if not places or only and len(places) > 1:
         return None
     near = words if only else words[max(places[-1] - 1, 0):places[-1] + 2]
-    if any(word.lower().strip('.,;') in MISLEADING or re.search(r'[\\^_]', word) for word in near):
+    if any(word.lower().strip('.,;') in DOUBTFUL or re.search(r'[\\^_]', word) for word in near):
         return None
-    word = words[places[-1]].strip('*').rstrip('.,;?\'')
+    word = words[places[-1]].strip('*').rstrip(".,;?'")
     match = re.fullmatch(r'([-+]?[0-9.,]+(?:/[0-9]+)?)%?(?:[a-zA-Z]{2,})?(?:/[a-zA-Z]{2,})?', word)  # 5pm
-    return number(match[1]) if match else None
+    return exact(normal(match[1])) if match else None
 
+def gsm8k_answer(completion):
+    """Fraction or None."""
+    found = first_found(completion, after_hashes, boxed, after_phrase, tagged)
+    if found is None:
+        text = after_thinking(completion).rstrip()[-2000:].replace('\\$', '$')
+        return None if UNSURE.search(text.rpartition('\n')[2]) else prose_number(text, only=False)
+    last = normal(found[:2 * MAX_ANSWER]).rpartition('=')[2].strip()
+    answer = None if SUM_TO_DO.search(last) else exact(last)
+    return prose_number(last.replace('"', ' ')) if answer is None else answer
 
-def normal(text):
-    r"""A LaTeX answer without what it has for looks: spacing, \left, $, \text, \dfrac, needless braces."""
-    text = text.strip()
-    if len(text) > MAX_ANSWER:
-        return text
-    for pattern, replacement in LOOKS:
-        text = pattern.sub(replacement, text)
-    return text.strip(' *').removesuffix('.')
-
-
-def quantity(text):
-    """(name, value, unit) of a normal 'x=5', '90 degrees', '25%'; else value None. Raises Undecided."""
-    name, _, rest = text.rpartition('=')
-    unit = UNIT.search(rest)
-    rest = rest[:unit.start()] if unit else rest
-    plain = ',' not in rest and re.fullmatch('[a-zA-Z]?', name)  # thousands have lost theirs
-    return name, number(rest) if plain else None, unit[0].strip().rstrip('s') if unit else ''
-
-
-def elements(text):
-    """The parts of a text between its outermost commas; [] if its brackets do not pair up."""
-    cuts, depth = [-1], 0
-    for i, c in enumerate(text):
-        depth += (c in '([{') - (c in ')]}')
-        if depth < 0:
-            return []
-        if c == ',' and depth == 0:
-            cuts.append(i)
-    return [text[i + 1:j] for i, j in zip(cuts, [*cuts[1:], len(text)])]
-
-
-def split(text):
-    r"""(brackets, parts) of a normal '(1,2)', '[0,1)', '\{3,4\}' or '1,2'; the last two have brackets ''."""
-    match = re.fullmatch(r'(\(|\[|\\\{)(.*)(\)|\]|\\\})', text)
-    inner = elements(match[2]) if match else []
-    return ((match[1] + match[3]).replace('\\{\\}', ''), inner) if inner else ('', elements(text))
-
-
-def equal(a, b):
-    """Whether two normal answers are the same. Raises Undecided."""
-    if a == b:
-        return True
-    if max(len(a), len(b)) > MAX_ANSWER:
-        raise Undecided
-    (name, x, unit), (other_name, y, other_unit) = quantity(a), quantity(b)
-    if x is not None and y is not None:
-        names, units = {name, other_name} - {''}, {unit, other_unit} - {''}
-        if x == y and (len(names) > 1 or len(units) > 1 or '%' in units and unit != other_unit):
-            raise Undecided  # x=5 and y=5, 5 cm and 5 kg, 50% and 50
-        return x == y
-    (brackets, left), (other_brackets, right) = split(a), split(b)
-    if brackets == other_brackets and len(left) == len(right) > (brackets == ''):
-        if all(equal(p, q) for p, q in zip(left, right)):
-            return True
-        if brackets:  # without, they may be a set in another order
-            return False
-    if all(v is not None or re.fullmatch('[a-zA-Z]{2}[a-zA-Z ]*', text) for text, v in ((a, x), (b, y))):
-        return False  # numbers and words
-    raise Undecided
-
-
-# --- the kinds -----------------------------------------------------------------
 def sums_answer(completion):
     """int or None."""
     tail = completion.rpartition('####')[2].strip(' \t\r\n') if '####' in completion else ''
     return int(tail) if re.fullmatch(f'[-+]?[0-9]{{1,{MAX_DIGITS}}}', tail) else None
 
+def judge_by(answer_of, completion, truth):
+    answer, wanted = answer_of(completion), answer_of(f'#### {truth}')
+    return float(answer is not None and answer == wanted), f'{answer} against {wanted}'
 
-def gsm8k_answer(completion):
-    """Fraction or None. Raises Undecided."""
-    found = first_found(completion, after_hashes, boxed, after_phrase)
-    if found is None:
-        return prose_number(after_thinking(completion), only=False)
-    if len(found) > MAX_ANSWER:
-        raise Undecided
-    value = number(normal(found))
-    return prose_number(normal(found).rpartition('=')[2]) if value is None else value
-
-
+# --- math ----------------------------------------------------------------------
 def math_answer(completion):
-    """Normal text or None."""
-    found = first_found(completion, boxed, after_hashes, after_phrase)
-    return normal(found) or None if found else None
-
-
-def sums(completion, truth):
-    return float(sums_answer(completion) == int(truth))
-
-
-def gsm8k(completion, truth):
-    answer = gsm8k_answer(completion)
-    return float(answer is not None and answer == gsm8k_answer(f'#### {truth}'))
-
+    found = first_found(completion, boxed, after_hashes, after_phrase, tagged)
+    text = after_thinking(completion).strip()
+    if found is None and len(text) <= 100 and '\n' not in text:
+        found = text
+    return normal(found or '') or None
 
 def math(completion, truth):
-    answer = math_answer(completion)
-    return float(answer is not None and equal(answer, normal(truth)))
+    answer, truth = math_answer(completion), normal(str(truth))
+    if not answer or not truth:
+        return 0.0, 'no answer'
+    if answer == truth and answer.strip('\\{}() '):
+        return float('\\frac{0}{0}' not in answer), 'same text'
+    need(max(len(answer), len(truth)) <= MAX_ANSWER, 'answer too long')
+    p, t = tree(answer), tree(truth)
+    if p[0] == 'list' != t[0] and 0 < len(p[2]) < 10 and all(same(item, p[2][0]) for item in p[2][1:]):
+        p = p[2][0]  # one answer written twice: 15\frac{39}{40} and \frac{639}{40}
+    return float(same(p, t)), f'{p[0]} against {t[0]}: {answer[:60]}'
 
+# --- mcq, countdown ------------------------------------------------------------
+def mcq_answer(completion, options='ABCDEFGHIJ'):
+    """The option's letter, or None without one or with several."""
+    phrase = functools.partial(after_phrase, nouns='nswer|NSWER|ption|hoice')
+    found = first_found(completion, boxed, tagged, after_hashes, phrase)
+    text = after_thinking(completion).strip() if found is None else normal(found[:200]).replace('"', '')
+    match = re.match(r'(?:[Oo]ption )?([A-Z])(?![A-Za-z])(.*)', text.lstrip(' \t\r\n(*'), re.DOTALL)
+    if not match or found is None and not re.fullmatch(r'[\s).*]*', match[2]) or match[1] not in options:
+        return None
+    several = r"[\s,/&|)(]*(?:or|and|nor)?[\s,/&|(]*[A-Z](?![A-Za-z'])|[\s,)*]*(?:or|and|nor)\b"
+    return None if re.match(several, match[2]) else match[1]
 
-KINDS = {'sums': sums, 'gsm8k': gsm8k, 'math': math}  # kind -> function(completion, truth) -> float
-ANSWERS = {'sums': sums_answer, 'gsm8k': gsm8k_answer, 'math': math_answer}  # kind -> function(completion)
-NAMES = {'gsm8k': ['openai/gsm8k', 'svamp', 'chilled/svamp'],
-         'math': ['lighteval/math', 'digitallearninggmbh/math-lighteval', 'huggingfaceh4/math-500',
-                  'math-500', 'math500', 'math_dapo', 'hendrycks/competition_math',
-                  'eleutherai/hendrycks_math']}
+def mcq(completion, truth):
+    truth = loaded(truth)
+    truth = truth if isinstance(truth, dict) else {'answer': str(truth).strip('() ')}
+    options = truth.get('options') or 'ABCDEFGHIJ'
+    said = mcq_answer(completion, options)
+    right = said is not None and said == truth['answer'] and said in options
+    return float(right), f'{said} against {truth["answer"]}'
 
+def countdown(completion, truth):
+    truth = loaded(truth, dict)
+    numbers, target = Counter(truth['numbers']), Fraction(str(truth['target']))
+    text = (first_found(completion, tagged, boxed) or '')[:500].translate(SIGNS)
+    for sign, plain in (('\\times', '*'), ('\\cdot', '*'), ('\\div', '/')):
+        text = text.replace(sign, plain)
+    text = re.sub(r' *([-+*/()]) *', r'\1', text.strip())
+    if not re.fullmatch('[0-9+*/() -]+', text) or re.search(r'(?:^|[-+*/(])[-+*/]|[0-9)]\(|\)[0-9]', text):
+        return 0.0, 'no expression'  # neither **, // nor signs
+    tokens = TOKEN.findall(text)
+    try:
+        result = value(('number', '', tokens), {}, ROUGH)
+    except ZeroDivisionError:
+        return 0.0, 'division by zero'
+    used = [int(token) for token in tokens if token.isdigit()]
+    return float(result == target and Counter(used) == numbers), f'{result} from {used}'
+
+# --- any kind ------------------------------------------------------------------
+@functools.lru_cache(64)
+def own(kind):
+    """The user's function 'file.py:function' as a judge. Raises ValueError."""
+    path, _, name = kind.rpartition(':')
+    try:
+        spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = getattr(module, name)
+    except (OSError, AttributeError, SyntaxError, ImportError) as error:
+        raise ValueError(f'verifier {kind!r}: {error}') from error
+    def judge(completion, truth, **opts):
+        reward = float(function(completion, truth, **opts))
+        need(0 <= reward <= 1, f'{kind} gave {reward}, not in [0, 1]')
+        return reward, kind
+    return judge
+
+KINDS = {'sums': functools.partial(judge_by, sums_answer), 'gsm8k': functools.partial(judge_by, gsm8k_answer),
+         'math': math, 'mcq': mcq, 'ifeval': ifeval, 'countdown': countdown, 'code': code}  # -> reward, rule
+ANSWERS = {'sums': sums_answer, 'gsm8k': gsm8k_answer, 'math': math_answer, 'mcq': mcq_answer,
+           'countdown': lambda text: first_found(text, tagged)}  # what is voted on
+NAMES = {name: kind for kind, names in {  # of data sets
+    'gsm8k': 'openai/gsm8k svamp chilled/svamp',
+    'math': 'lighteval/math digitallearninggmbh/math-lighteval huggingfaceh4/math-500 math-500 math500 '
+            'math_dapo hendrycks/competition_math eleutherai/hendrycks_math',
+    'mcq': 'aqua aqua_rat mmlu arc gpqa', 'ifeval': 'google/ifeval',
+    'countdown': 'jiayi-pan/countdown-tasks-3to4', 'code': 'code_stdio codecontests apps taco',
+}.items() for name in names.split()}
+
+def judge_of(kind):
+    """The function of a kind. Raises ValueError listing known kinds."""
+    if kind not in KINDS and '.py:' not in str(kind):
+        raise ValueError(f'no verifier {kind!r}; kinds: {", ".join(KINDS)}')
+    return KINDS.get(kind) or own(kind)
 
 def kind_of(name):
     """The kind for rows whose dataset or data_source is `name`. Raises ValueError listing known kinds."""
-    key = str(name).strip().lower()
-    kind = next((kind for kind, names in NAMES.items() if key in names), key)
-    if key.rpartition('/')[2].startswith('aime'):
-        kind = 'math'
-    if kind not in KINDS:
-        raise ValueError(f'no verifier for data set {name!r}; kinds: {", ".join(KINDS)}')
+    name = str(name).strip()
+    key = 'math' if name.lower().rpartition('/')[2].startswith('aime') else name.lower()
+    kind = name if '.py:' in name else NAMES.get(key, key)
+    judge_of(kind)
     return kind
 
-
 def check_truth(kind, truth):
-    """Raises ValueError naming a truth that would not be accepted as its own answer: a broken row."""
-    if kind not in KINDS:
-        raise ValueError(f'no verifier {kind!r}; kinds: {", ".join(KINDS)}')
+    """Raises ValueError naming a truth that cannot be read or judged by here: a broken row."""
+    judge = judge_of(kind)
     try:
-        readable = KINDS[kind](f'\\boxed{{{truth}}}' if kind == 'math' else f'#### {truth}', truth) == 1.0
-    except Exception:
-        readable = False
-    if not readable:
-        raise ValueError(f'{kind}: cannot read the truth {truth!r}')
-
+        plain = isinstance(truth, (str, int, float))
+        need(plain or truth is not None and kind not in ('sums', 'gsm8k', 'math'), 'one text is needed')
+        if kind in KINDS:
+            judge('', truth)  # it reads the truth first
+        if kind in ('sums', 'gsm8k', 'math', 'mcq'):
+            dicts = kind == 'mcq' and isinstance(loaded(truth), dict)
+            right = loaded(truth)['answer'] if dicts else truth
+            form = '#### {}' if kind in ('sums', 'gsm8k') else '\\boxed{{{}}}'
+            need(judge(form.format(right), truth)[0] == 1, 'it is not right by itself')
+        elif kind == 'code':
+            row = PROGRAMS[tests_of(truth)[0]]
+            need(shutil.which((row[1] or row[2]).split()[0]), f'{row[1] or row[2]} is not installed')
+            need(sandboxed(), "no sandbox here (unshare); a function of your own may use sandbox='none'")
+    except Exception as error:
+        raise ValueError(f'{kind}: cannot read the truth {truth!r:.200}: {error}') from error
 
 def extract(kind, completion):
     """The answer in a completion as text to vote on (maj@k), '1/2' for 0.5; None if there is none."""
-    try:
-        answer = ANSWERS[kind](completion)
-        if isinstance(answer, str):
-            _, value, unit = quantity(answer)
-            answer = answer if value is None or unit == '%' else value
-        return None if answer is None else str(answer)
-    except Exception:
+    if kind not in ANSWERS or not isinstance(completion, str):
         return None
+    answer = ANSWERS[kind](completion)
+    if kind == 'math' and answer and '%' not in answer:
+        answer = answer if exact(answer) is None else exact(answer)
+    return None if answer is None else str(answer)
 
-
-def verify(kind, completion, truth):
-    """1.0 if the answer in `completion` is `truth`, else 0.0; gave_up[kind] counts where that stays open."""
-    judge = KINDS[kind]
+def verify(kind, completion, truth, explain=False, **opts):
+    """Reward in [0, 1]; explain=True: also the rule. Options: mode, fraction (ifeval), sandbox (code)."""
     try:
-        return judge(completion, truth)
-    except Exception:  # Undecided or a bug: what a model writes must not end a run
+        judge = judge_of(kind)
+        reward, rule = judge(completion, truth, **opts) if isinstance(completion, str) else (0.0, 'no text')
+    except Exception as error:  # what a model writes must not end a run
+        if not isinstance(error, GIVE_UPS):
+            if raise_bugs:
+                raise
+            bugs[kind] += 1
+            if bugs[kind] == 1:
+                traceback.print_exc()
         gave_up[kind] += 1
-        return 0.0
+        reward, rule = 0.0, f'gave up: {type(error).__name__} {error}'
+    return (reward, rule) if explain else reward
+
+idle = []  # worker processes between calls of verify_all
+
+def ask(item, deadline):
+    """A worker process's (reward, gave up). One that dies or is too slow is ended, its item given up."""
+    try:
+        worker = idle.pop()
+    except IndexError:
+        command = [sys.executable, os.path.abspath(__file__), '--worker']
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+    try:
+        worker.stdin.write(json.dumps(item).encode() + b'\n')
+        worker.stdin.flush()
+        ready = select.select([worker.stdout], [], [], deadline)[0]
+        reward, given_up = json.loads(worker.stdout.readline() if ready else '')
+        idle.append(worker)
+    except (OSError, ValueError):
+        worker.kill()
+        worker.wait()
+        reward, given_up = 0.0, True
+    gave_up[item[0]] += given_up
+    return reward, given_up
+
+def verify_all(items, workers=None, deadline=120.0):
+    """[(reward, gave up)] of [(kind, completion, truth)]: cheap kinds here, others by worker processes, which
+    have `deadline` seconds an item."""
+    cheap = ('sums', 'gsm8k', 'mcq', 'countdown')
+    cores = (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # the other ranks have theirs
+    with ThreadPoolExecutor(workers or max(1, min(16, cores))) as pool:
+        asked = pool.map(lambda item: ask(item, deadline), [item for item in items if item[0] not in cheap])
+        return [here(*item) if item[0] in cheap else next(asked) for item in items]
+
+def here(kind, completion, truth):
+    reward, rule = verify(kind, completion, truth, explain=True)
+    return reward, rule.startswith('gave up: ')
+
+if __name__ == '__main__':
+    if sys.argv[1:] == ['--worker']:
+        out, sys.stdout = sys.stdout, sys.stderr  # what a function of the user's prints is no verdict
+        for line in sys.stdin:
+            print(json.dumps(here(*json.loads(line))), file=out, flush=True)
+    elif len(sys.argv) == 3:
+        check_truth(*sys.argv[1:])
+        print(*verify(sys.argv[1], sys.stdin.read(), sys.argv[2], explain=True))
+    else:
+        print(__doc__)
