@@ -265,7 +265,10 @@ if __name__ == '__main__':
         for line in sys.stdin:
             print(json.dumps(here(*json.loads(line))), file=out, flush=True)
     elif len(sys.argv) == 3:
-        check_truth(*sys.argv[1:])
+        try:
+            check_truth(*sys.argv[1:])
+        except ValueError as error:
+            sys.exit(f'error: {error}')
         print(*verify(sys.argv[1], sys.stdin.read(), sys.argv[2], explain=True))
     else:
         print(__doc__)

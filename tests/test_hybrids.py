@@ -172,7 +172,7 @@ def test_resampling_keeps_taught_prompts(load):
 def test_gate_by_hand(load):
     ns, _ = load('hpt.py', '--group_size=4', '--gamma=0.25')
     scores = iter([0, 0, 0, 0,  1, 0, 0, 0,  1, 1, 0, 0,  1, 1, 1, 1,  0, 0, 0, 0])
-    ns['verify_all'] = lambda items: [(next(scores), False) for _ in items]
+    ns['verify_all'] = lambda items: [(float(next(scores)), False) for _ in items]
     ns['prompts'][4]['demonstration'] = None  # as --without_demonstration=rl leaves it
     groups = ns['rollout'](list(range(5)), 0)
     assert [g['taught'] for g in groups] == [True, True, False, False, False]
@@ -212,7 +212,7 @@ def test_cosine_prefix_and_baseline_by_hand(load):
     assert all(c['shown'] == len(g['prompt']['demonstration']) - 1 for g in ns['rollout']([0], 0) for c in g['completions'][2:])
     for baseline, advantages in (('group', [.25, -.75, .25, .25]), ('free', [.5, -.5, .5, .5])):
         scores = iter([1, 0, 1, 1])
-        ns.update(verify_all=lambda items, s=scores: [(next(s), False) for _ in items], prefix_baseline=baseline)
+        ns.update(verify_all=lambda items, s=scores: [(float(next(s)), False) for _ in items], prefix_baseline=baseline)
         assert ns['rollout']([0], 0)[0]['advantages'].tolist() == advantages
 
 
