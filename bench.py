@@ -17,6 +17,7 @@ import json
 import os
 import re
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def script(file, **knobs):
     sys.argv = [file, *(f'--{key}={value}' for key, value in knobs.items())]
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(head, path, 'exec'), space)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the bench, not the script's step
     sys.argv, space['save_checkpoint'] = argv, lambda: None
     code = compile('#' + loop.split('# --- clean up')[0], path, 'exec')
 

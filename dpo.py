@@ -22,6 +22,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import shutil
 import sys
 import time
@@ -34,10 +35,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from checkpoint import catch_stop, load_state, save_state
 from configurator import UserError, configure
 from data import Order, collate, format_report, load_tokenizer, pack, preference_pairs, read_rows, rl_prompts
 from data import show_mask, split_by_work, stop_ids
-from model import Policy, load_model, load_state, memory_plan, save_model, save_state
+from model import Policy, load_model, memory_plan, save_model
 from rollout import generate
 from verify import verify_all
 
@@ -260,7 +262,10 @@ elif rank == 0:
     for array in itertools.chain((p.detach().cpu().numpy() for p in raw.parameters()),
                                  (array for pair in for_all for doc in pair['docs'] for array in doc)):
         key.update(array.tobytes())
-    cached = torch.load(ref_path, weights_only=True) if os.path.exists(ref_path) else {'key': ''}
+    try:
+        cached = torch.load(ref_path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # none, or not whole
+        cached = {'key': ''}
     ref_logprobs = cached['logprobs'] if cached['key'] == key.hexdigest() else None
 ref_logprobs = gather(ref_logprobs)[0]
 if ref_logprobs is None:
@@ -278,7 +283,7 @@ for pair, values in zip(for_all, ref_logprobs.tolist()):
     pair['ref_logprobs'] = values
 
 # --- resume, logging ----------------------------------------------------------
-step = samples = tokens = 0
+step = samples = tokens = skipped = 0
 wandb_id = None
 if resume:
     raw.load_state_dict(saved['weights'])
@@ -303,6 +308,7 @@ if rank == 0:
     print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{batch_size} pairs, {len(order)} pairs an epoch')
 bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
+stopping = catch_stop()
 
 
 def log(metrics):
@@ -341,7 +347,9 @@ while step < max_steps:
     grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
     for group in optimizer.param_groups:
         group['lr'] = learning_rate_at(step)
-    optimizer.step()
+    skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
+    if not skipped:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     step, samples, tokens = step + 1, samples + batch_size, tokens + step_tokens
 
@@ -351,19 +359,23 @@ while step < max_steps:
     if rank == 0:
         seconds = time.time() - start
         metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
-                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(),
+                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
                    **dict(zip(STATS, stats.tolist())), **evaluated, 'perf/tok_s': step_tokens / seconds}
         if 'cuda' in device:
             metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
         log(metrics)
         bar.update()
+    if skipped == 10:
+        raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
+    if any(gather(bool(stopping))):
+        max_steps = step  # asked to end: this was the last step
     if step == max_steps or checkpoint_every and step % checkpoint_every == 0:
         save_checkpoint()
 
 # --- clean up -----------------------------------------------------------------
 bar.close()
 if rank == 0:
-    print(f'model, log.jsonl and state/ are in {out_dir}')
+    print(f'model, log.jsonl and state/ are in {out_dir}' + '; --resume=True goes on' * bool(stopping))
 if world_size > 1:
     del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
     dist.destroy_process_group()

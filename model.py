@@ -129,43 +129,6 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     os.rmdir(temporary)
 
 
-def save_state(out_dir, rank, own, shared, barrier):
-    """Write out_dir/state: `own` of every rank, `shared` of rank 0. `barrier` is called between the phases.
-
-    The old state stays until the new one is whole and then under the name state.old until it is replaced.
-    """
-    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
-    if rank == 0:
-        shutil.rmtree(new, ignore_errors=True)
-        os.makedirs(new)
-    barrier()
-    torch.save(own, f'{new}/rank{rank}.pt')
-    if rank == 0:
-        torch.save(shared, f'{new}/shared.pt')
-    barrier()
-    if rank == 0:
-        if os.path.isdir(final):
-            shutil.rmtree(final + '.old', ignore_errors=True)
-            os.rename(final, final + '.old')
-        os.rename(new, final)
-        shutil.rmtree(final + '.old', ignore_errors=True)
-    barrier()
-
-
-def load_state(out_dir, rank, world_size):
-    """(shared, own) as save_state saved them, on the CPU. UserError: none there, or of another world size."""
-    folder = f'{out_dir}/state'
-    if not os.path.isdir(folder):
-        folder += '.old'  # killed between the two renames of save_state
-    if not os.path.isdir(folder):
-        raise UserError(f'resume=True, but {out_dir}/state does not exist: check --out_dir')
-    shared = torch.load(f'{folder}/shared.pt', map_location='cpu', weights_only=True, mmap=True)
-    if shared['world_size'] != world_size:
-        raise UserError(f'{folder} was written by {shared["world_size"]} ranks, this run has {world_size}: '
-                        'resume with as many')
-    return shared, torch.load(f'{folder}/rank{rank}.pt', map_location='cpu', weights_only=True, mmap=True)
-
-
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True, shard_optimizer=True,
                 bf16=True, reference=False, kv_cache_gb=0.0):
     """Memory of a GPU by what holds it, in GB (1e9 bytes), as a dict; 'peak' is the sum at the worst moment.

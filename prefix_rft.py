@@ -32,10 +32,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from checkpoint import catch_stop, load_state, save_state
 from configurator import UserError, configure
 from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
 from data import sft_examples, split_by_work, stop_ids
-from model import Policy, load_model, load_state, memory_plan, save_model, save_state
+from model import Policy, load_model, memory_plan, save_model
 from rollout import generate
 from verify import verify_all
 
@@ -320,7 +321,7 @@ def save_checkpoint():
 
 
 # --- resume, logging ----------------------------------------------------------
-step = samples = tokens = 0
+step = samples = tokens = skipped = 0
 wandb_id = None
 if resume:
     raw.load_state_dict(saved['weights'])
@@ -345,6 +346,7 @@ if rank == 0:
     print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
 bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
+stopping = catch_stop()
 
 
 def log(metrics):
@@ -448,7 +450,9 @@ while step < max_steps:
         grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
         for group in optimizer.param_groups:
             group['lr'] = learning_rate_at(step)
-        optimizer.step()
+        skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
+        if not skipped:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
 
@@ -461,21 +465,25 @@ while step < max_steps:
             means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
                              (x / max(1, n) for x in means)))  # over the tokens that have a gradient
             record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
-                      'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), **metrics, **means,
+                      'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
+                      **metrics, **means, 'tokens/trained': int(trained), 'perf/tok_s': step_tokens / seconds,
                       'prefix/grad_frac': prefix_pull / (pull or 1),
-                      'tokens/trained': int(trained), 'perf/tok_s': step_tokens / seconds,
                       'perf/gen_frac': rollout_seconds / seconds}
             if 'cuda' in device:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
             log(record)
             bar.update()
+        if skipped == 10:
+            raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
+    if any(gather(bool(stopping))):
+        max_steps = step  # asked to end: this was the last step
     if step >= max_steps or checkpoint_every and step % checkpoint_every < updates_per_rollout:
         save_checkpoint()  # between rollouts, so that none is pending
 
 # --- clean up -----------------------------------------------------------------
 bar.close()
 if rank == 0:
-    print(f'model, log.jsonl and state/ are in {out_dir}')
+    print(f'model, log.jsonl and state/ are in {out_dir}' + '; --resume=True goes on' * bool(stopping))
 if world_size > 1:
     del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
     dist.destroy_process_group()

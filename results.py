@@ -27,7 +27,7 @@ SFT_GRID, RL_GRID = (1e-3, 3e-3, 1e-2), (5e-5, 1e-4, 2e-4)
 METHODS = {
     'SFT': ([('sft.py', 305)], SFT_GRID),
     'GRPO': ([('grpo.py', 60)], RL_GRID),
-    'SFT then GRPO': ([('sft.py', 100), ('grpo.py', 40)], RL_GRID),
+    'SFT then GRPO': ([('sft.py', 200), ('grpo.py', 16)], RL_GRID),
     'HPT': ([('hpt.py', 60)], RL_GRID),
     'Prefix-RFT': ([('prefix_rft.py', 55)], RL_GRID)}
 LEVELS = {'easy, 2-4': range(2, 5), 'middle, 5-8': range(5, 9), 'hard, 9-10': range(9, 11)}

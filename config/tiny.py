@@ -24,3 +24,5 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     checkpoint_every = 50
 if script == 'prefix_rft':
     prefix_steps = 60  # the whole run, as in the paper
+if script == 'hpt':  # RL's loss is a mean over all completions; 0.01, 0.1 and 1 ended lower, in this order
+    sft_coef = 0.003

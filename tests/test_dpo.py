@@ -212,6 +212,9 @@ def test_reference_logprobs_and_their_cache(monkeypatch, run, start_model, tmp_p
     poison()
     assert (refs() == 7.0).all()  # it is read, so the next ones say something
     assert (refs('--micro_batch_tokens=40') == 7.0).all()  # how it is packed does not matter
+    for broken in (b'', b'PK', path.read_bytes()[:200]):
+        path.write_bytes(broken)
+        assert torch.equal(refs(), live)
     for change in ('weight', 'row', 'template', 'length'):
         poison()
         flags = []

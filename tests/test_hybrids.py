@@ -12,20 +12,11 @@ import model as weights_module
 import pytest
 import torch
 from conftest import ROOT, read_log, script_until_loop
-from data import byte_tokenizer, read_rows, rl_prompts, sft_examples
+from data import byte_tokenizer, rl_prompts, sft_examples
 from test_scripts import same
 
 FLAGS = ['--eval_prompts=', '--max_new_tokens=24', '--micro_batch_tokens=300']
 RL = ['--advantage_std=False', '--loss_denominator=constant']
-
-
-@pytest.fixture(scope='module')
-def rows(tmp_path_factory):
-    """200 rows of the embedded task: a start takes a second less than with all."""
-    path = tmp_path_factory.mktemp('rows') / 'rows.jsonl'
-    path.write_text('\n'.join(json.dumps({k: v for k, v in row.items() if k != '_where'})
-                              for row in read_rows('sums:train')[0][:200]))
-    return str(path)
 
 
 @pytest.fixture
