@@ -207,8 +207,9 @@ def build(rows, tokenizer, prepare, finish):
     def attempt(step, row, *args):
         try:
             return [step(row, *args)]
-        except Drop as reason:
-            dropped.setdefault(str(reason), [0, row['_where']])[0] += 1
+        except (Drop, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = str(error) if isinstance(error, Drop) else f'a value of a wrong type ({error!r:.60})'
+            dropped.setdefault(reason, [0, row['_where']])[0] += 1
             return []
     for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
         ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row, special)]

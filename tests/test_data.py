@@ -21,6 +21,7 @@ from data import (
     format_report,
     load_tokenizer,
     pack,
+    preference_pairs,
     read_rows,
     rl_prompts,
     sft_examples,
@@ -817,3 +818,51 @@ def test_order():
 
 FIRST = [2, 0, 3, 1, 4, 5]  # pinned: a resumed run of another day or machine must go on in the same order
 TEST = ['0+5', '2+4+6', '0+3+3+9']
+
+
+def test_a_thousand_malformed_and_hostile_rows():
+    """Whatever a row holds: it is kept, or dropped with a reason and its line, or named in an error; nothing else happens."""
+    rng = random.Random(5)
+    junk = [None, '', ' ', 0, -1, 1.5, float('nan'), True, [], {}, [[]], [None], {'a': {}}, 'x' * 3000, '\x00', '\ud83d', '<|end|>',
+            '<|assistant|>', '\u202e', 'é' * 50, '####', '\\boxed{', [{'role': 'user'}], [{'role': 'assistant', 'content': 'A'}],
+            {'role': 'user', 'content': 'Q'}, 10 ** 400, '1/0', [{'type': 'text', 'text': None}], b'\xff']
+    shapes = [
+        {'messages': [Q, A, Q, A]}, {'messages': [{'role': 'system', 'content': 'S'}, Q, A]}, {'prompt': 'Q', 'completion': 'A'},
+        {'prompt': [Q], 'completion': [A]}, {'conversations': [{'from': 'human', 'value': 'Q'}, {'from': 'gpt', 'value': 'A'}]},
+        {'instruction': 'Q', 'input': 'I', 'output': 'A'}, {'question': 'Q', 'answer': 'A #### 4'}, {'text': 'abc'},
+        {'problem': 'Q', 'solution': '\\boxed{4}', 'level': 'Level 2'}, {'prompt': 'Q', 'answer': '1', 'dataset': 'sums', 'demonstration': 'A'},
+        {'prompt': [Q], 'target': [A], 'reward_model': {'ground_truth': '1'}, 'data_source': 'math'},
+        {'prompt': 'Q', 'demos': ['A', 'B'], 'demos_corr': [False, True], 'answer': '7', 'dataset': 'gsm8k'},
+        {'prompt': 'Q', 'chosen': 'A', 'rejected': 'B'}, {'chosen': [Q, A], 'rejected': [Q, {**A, 'content': 'B'}]}]
+
+    def mutate(value, depth=0):
+        if rng.random() < 0.25 * depth or not value or not isinstance(value, (dict, list)):
+            return rng.choice(junk)
+        value = dict(value) if isinstance(value, dict) else list(value)
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        if rng.random() < 0.15:
+            del value[key]
+        else:
+            value[key] = mutate(value[key], depth + 1)
+        return value
+    good = {'messages': [Q, A], 'prompt': 'Q', 'completion': 'A', 'chosen': 'A', 'rejected': 'B', 'answer': '4', 'dataset': 'sums'}
+    readers = [lambda rows: sft_examples(rows, TINY, 1000), lambda rows: rl_prompts(rows, TINY, 1000),
+               lambda rows: preference_pairs(rows, TINY, 1000)]
+    outcomes = [[0, 0, 0] for _ in readers]
+    for i in range(1000):
+        row = rng.choice(shapes)
+        for _ in range(rng.randint(1, 3)):
+            row = mutate(row)
+            row = row if isinstance(row, dict) else {'messages': row}
+        for count, reader in zip(outcomes, readers):
+            try:
+                kept, report = reader([{**good, '_where': 'good:1'}, {**row, '_where': f'bad:{i}'}])
+            except UserError as error:
+                assert f'bad:{i}' in str(error), row
+                count[2] += 1
+                continue
+            dropped = report['dropped']
+            assert len(kept) + sum(n for n, _ in dropped.values()) == 2, row
+            assert all(reason and where == f'bad:{i}' for reason, (_, where) in dropped.items()), row
+            count[len(kept) == 1] += 1
+    assert all(min(count) > 10 for count in outcomes), outcomes
