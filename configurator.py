@@ -8,6 +8,7 @@ import builtins
 import difflib
 import os
 import re
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -15,6 +16,9 @@ from functools import partial
 
 RANK = int(os.environ.get('RANK', 0))
 TYPES = {int: 'an int', float: 'a float', bool: 'True or False', type(None): 'a plain value', str: 'a str'}
+OUT_OF_MEMORY = (
+    'out of memory: see the memory plan above; turn, in this order, micro_batch_tokens (half of it),\n'
+    'activation_checkpointing=True, kv_cache_gb (half), max_new_tokens, max_length, more GPUs')
 
 
 class UserError(Exception):
@@ -24,10 +28,13 @@ class UserError(Exception):
 def excepthook(previous, kind, error, trace):
     if not issubclass(kind, UserError):
         previous(kind, error, trace)
-    elif RANK == 0:
-        print('error:', ' '.join(str(error).splitlines()), file=sys.stderr, flush=True)
-    else:
-        time.sleep(3)  # torchrun ends all ranks when the first one ends: let rank 0 speak
+        if re.search("out of memory|can't allocate memory", str(error)):
+            print(OUT_OF_MEMORY, file=sys.stderr, flush=True)
+        return
+    if RANK > 0:  # torchrun ends all ranks when the first one ends: let rank 0 speak
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(3)
+    print('error:', ' '.join(str(error).splitlines()), file=sys.stderr, flush=True)
 
 
 def override(knobs, types, key, value, source):

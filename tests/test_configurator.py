@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 import configurator
 from configurator import UserError, configure
@@ -201,9 +202,11 @@ def test_a_mistake_is_one_line_and_exit_code_1(folder):
     assert (err, code) == ('error: two lines\n', 1)
 
 
-def test_other_ranks_are_silent_and_wait_for_rank_0(folder):
+def test_other_ranks_let_rank_0_speak_first(folder):
+    """torchrun ends them meanwhile; where rank 0 has no error (its disk is not full), theirs is said after all."""
     start = time.perf_counter()
-    assert run('--max_stps=5', RANK='1') == ('', '', 1)
+    out, err, code = run('--max_stps=5', RANK='1')
+    assert (out, code) == ('', 1) and err.startswith('error: ')
     assert time.perf_counter() - start > 2.5
 
 
@@ -219,3 +222,14 @@ def test_a_hook_that_was_there_still_gets_other_exceptions(knobs, monkeypatch):
     sys.excepthook(KeyError, KeyError('x'), None)
     sys.excepthook(UserError, UserError('x'), None)
     assert [kind for kind, *_ in seen] == [KeyError]
+
+
+def test_out_of_memory_names_the_knobs(capsys):
+    """A real failed allocation: 4 EB."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10 ** 18)
+    configurator.excepthook(lambda *_: None, RuntimeError, error.value, None)
+    said = capsys.readouterr().err
+    assert said.index('micro_batch_tokens') < said.index('activation_checkpointing') < said.index('kv_cache_gb')
+    configurator.excepthook(lambda *_: None, RuntimeError, RuntimeError('other'), None)
+    assert capsys.readouterr().err == ''
