@@ -118,6 +118,12 @@ lines.append(f'\nGreedy pass@1 by number of operands, mean ± standard deviation
 print('\n'.join(lines))
 with open(os.path.join(OUT, 'table.md'), 'w') as f:
     f.write('\n'.join(lines) + '\n')
+with open(os.path.join(OUT, 'curves.jsonl'), 'w') as f:  # all that the table and the picture are made of
+    for m, curves in runs.items():
+        for seed, (flops, r) in [(seed, point) for seed, points in zip(SEEDS, curves) for point in points]:
+            scores = {key: value for key, value in r.items() if key.startswith('eval/pass')}
+            f.write(json.dumps({'method': m, 'seed': seed, 'flops': flops, 'step': r['step'], **scores}))
+            f.write('\n')
 try:
     import matplotlib
 except ImportError:
