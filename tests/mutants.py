@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
-DPO, HYBRIDS = 'tests/test_dpo.py::', 'tests/test_hybrids.py::'
+DPO, HYBRIDS, FAULTS = (f'tests/test_{name}.py::' for name in ('dpo', 'hybrids', 'faults'))
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
@@ -60,6 +60,9 @@ MUTANTS = [
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
     (9, 'grpo.py', 'advantages = rewards - rewards.mean()', 'advantages = rewards.clone()',
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (6, 'checkpoint.py', "if open(f'{path}.crc32').read() != checksum(path):", 'if False:', FAULTS + 'test_damaged_state_is_named_and_half_written_state_is_not_used'),
+    (6, 'checkpoint.py', "        folder += '.old'", '        pass', FAULTS + 'test_damaged_state_is_named_and_half_written_state_is_not_used'),
+    (6, 'sft.py', 'max_steps = step  # asked', 'pass  # asked', FAULTS + 'test_a_signal_ends_the_step_and_nothing_is_lost'),
     (10, 'hpt.py', 'group_size <= gamma', 'group_size < gamma', HYBRIDS + 'test_gate_by_hand'),
     (10, 'hpt.py', 'advantages *= not taught', 'pass', HYBRIDS + 'test_gate_by_hand'),
     (10, 'hpt.py', "shown_tokens = sum(len(p['demonstration']) for p in taught)", 'shown_tokens = len(taught)', HYBRIDS + 'test_hpt_is_sft_grpo_or_their_sum'),
