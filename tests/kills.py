@@ -22,7 +22,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 from data import read_rows  # noqa: E402
 
-KILLS, STEPS = 20, 50
+KILLS, STEPS = 20, 150
 COMMON = [f'--max_steps={STEPS}', '--checkpoint_every=1', '--eval_prompts=', '--eval_every=0', '--warmup_steps=3', '--log_every=100']
 RL = ['--prompts_per_step=4', '--group_size=4', '--max_new_tokens=24', '--sample_every=0']
 FLAGS = {'sft': ['--batch_size=8', '--eval_data='], 'dpo': ['--batch_size=8', '--eval_data='],
