@@ -17,7 +17,6 @@ import json
 import os
 import re
 import resource
-import signal
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ContinuousBatchingConfig, GenerationConfig, TrainerCallback
 
+import checkpoint
 from configurator import configure
 from model import Documents, Policy, TokenLogprobs, head_size, load_model
 from rollout import KVCache, generate
@@ -112,9 +112,9 @@ def script(file, **knobs):
         head, loop = f.read().split('# --- the loop', 1)
     space, argv = {'__file__': path, '__name__': '__main__', '__doc__': ''}, sys.argv
     sys.argv = [file, *(f'--{key}={value}' for key, value in knobs.items())]
+    checkpoint.catch_stop = list  # signals end the bench, not the script's step
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(head, path, 'exec'), space)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the bench, not the script's step
     sys.argv, space['save_checkpoint'] = argv, lambda: None
     code = compile('#' + loop.split('# --- clean up')[0], path, 'exec')
 

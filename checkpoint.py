@@ -4,6 +4,7 @@ import shutil
 import signal
 import time
 import zlib
+from contextlib import contextmanager
 
 import torch
 
@@ -47,6 +48,16 @@ def checksum(path):
     return f'{crc:08x}'
 
 
+@contextmanager
+def writing(place):
+    """Errors of the disk as UserErrors."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        raise UserError(f'cannot write the checkpoint {place}: {error}; the last whole one is kept: '
+                        'make room or mend out_dir, then --resume=True') from error
+
+
 def save_state(out_dir, rank, own, shared, barrier):
     """Write out_dir/state: `own` of every rank, `shared` of rank 0. `barrier` is called between the phases.
 
@@ -54,21 +65,19 @@ def save_state(out_dir, rank, own, shared, barrier):
     UserError: it could not be written; the old state is as it was.
     """
     new, final = f'{out_dir}/state.new', f'{out_dir}/state'
-    try:
+    with writing(new):
         if rank == 0:
             shutil.rmtree(new, ignore_errors=True)
             os.makedirs(new)
             to_disk(f'{out_dir}/log.jsonl')
-        barrier()
+    barrier()  # not inside: that a peer has died is no error of the disk
+    with writing(new):
         for name, value in [(f'rank{rank}.pt', own), ('shared.pt', shared)][:1 + (rank == 0)]:
             torch.save(value, f'{new}/{name}')
             with open(f'{new}/{name}.crc32', 'w') as f:
                 f.write(checksum(f'{new}/{name}'))
             to_disk(f'{new}/{name}')
             to_disk(f'{new}/{name}.crc32')
-    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-        raise UserError(f'cannot write the checkpoint {new}: {error}; the last whole one is kept: '
-                        'make room or mend out_dir, then --resume=True') from error
     barrier()
     if rank == 0:
         if os.path.isdir(final):

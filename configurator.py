@@ -22,7 +22,7 @@ OUT_OF_MEMORY = (
 
 
 class UserError(Exception):
-    """A mistake of the person at the keyboard: one line on stderr from rank 0, no traceback, exit code 1."""
+    """A mistake of the person at the keyboard: one line on stderr, rank 0 first, no traceback, exit 1."""
 
 
 def excepthook(previous, kind, error, trace):

@@ -208,7 +208,9 @@ def build(rows, tokenizer, prepare, finish):
         try:
             return [step(row, *args)]
         except (Drop, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            reason = str(error) if isinstance(error, Drop) else f'a value of a wrong type ({error!r:.60})'
+            if not isinstance(error, Drop) and step is not prepare:
+                raise  # only prepare reads what a row holds
+            reason = str(error) if isinstance(error, Drop) else f'malformed ({type(error).__name__})'
             dropped.setdefault(reason, [0, row['_where']])[0] += 1
             return []
     for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
@@ -368,10 +370,9 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
             'difficulty': row.get('difficulty', row.get('level')),
             'messages': messages}, render(tokenizer, messages, prompt=True)
     def finish(row, prompt, encoded):
-        _, ids, _ = encoded
-        if len(ids) > max_prompt_tokens:
+        if len(encoded[1]) > max_prompt_tokens:
             raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
-        return {'ids': ids, **prompt}
+        return {'ids': encoded[1], **prompt}
     return build(rows, tokenizer, prepare, finish)
 
 def pack(lengths, budget):

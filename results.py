@@ -57,6 +57,7 @@ def train(method, lr, seed):
             with open(folders[-1] + '.txt', 'w') as f:
                 subprocess.run([sys.executable, script, 'config/tiny.py', *flags], stdout=f, stderr=f,
                                check=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+            assert read(folders[-1])[-1]['step'] == steps, f'{folders[-1]} was stopped: run this again'
         model = folders[-1]
     return folders
 

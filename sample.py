@@ -98,6 +98,7 @@ def complete(lm, part, first):
         c['reward'] = reward
     return groups
 
+
 def lines(prompt, group, weak):
     """What `out` gets for a prompt: its group of completions, and the weaker model's."""
     about = {'truth': prompt['truth'], 'dataset': prompt['kind'], 'difficulty': prompt['difficulty'],

@@ -4,7 +4,7 @@ r"""All that decides right from wrong: verify(kind, completion, truth) -> float 
 
 In doubt the verdict is 0.0: a false negative costs a sample, a false positive teaches to cheat. Nothing a
 model wrote is executed (but by `code`, in a sandbox), raises, or is scanned more than linearly. `gave_up`
-counts by kind the verdicts of 0.0 that rest on a limit or a bug of this file; a bug is also printed, once.
+counts by kind the verdicts of 0.0 that rest on a limit or a bug of this file; each process prints a bug once.
 
 sums       the embedded task: the integer after the last '####', which must end the completion
 gsm8k      truth: a number. After the last '####', else in the last \boxed{}, after 'answer is', the last
@@ -243,7 +243,6 @@ def ask(item, deadline):
         worker.kill()
         worker.wait()
         reward, given_up = 0.0, True
-    gave_up[item[0]] += given_up
     return reward, given_up
 
 def verify_all(items, workers=None, deadline=120.0):
@@ -253,7 +252,9 @@ def verify_all(items, workers=None, deadline=120.0):
     cores = (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # the other ranks have theirs
     with ThreadPoolExecutor(workers or max(1, min(16, cores))) as pool:
         asked = pool.map(lambda item: ask(item, deadline), [item for item in items if item[0] not in cheap])
-        return [here(*item) if item[0] in cheap else next(asked) for item in items]
+        verdicts = [here(*item) if item[0] in cheap else next(asked) for item in items]
+    gave_up.update(kind for (kind, *_), (_, lost) in zip(items, verdicts) if lost and kind not in cheap)
+    return verdicts
 
 def here(kind, completion, truth):
     reward, rule = verify(kind, completion, truth, explain=True)

@@ -276,7 +276,7 @@ def test_workers_survive_death_and_count(tmp_path):
     gave_up.clear()
     assert module.verify_all(items, workers=1, deadline=3.0) == [
         (1.0, False), (0.0, True), (0.0, False), (0.0, True), (1.0, False), (1.0, False)]
-    assert gave_up[kind] == 2
+    assert gave_up == {kind: 2}  # a kind without a lost verdict is not in it: sample.py would report 0
     with pytest.raises(ValueError):
         check_truth(f'{tmp_path}/none.py:f', 'a')
 
