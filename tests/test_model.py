@@ -1,9 +1,11 @@
 """model.py: packed attention, token log-probs, generation and saving against independent computations."""
+import json
 import os
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model as model_module
@@ -270,10 +272,29 @@ def test_saved_model_loads_in_plain_transformers(lm, tmp_path):
     assert plain.generation_config.top_k in (None, 50) and not plain.generation_config.do_sample
     again = load_model(str(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(lm.state_dict().values(), again.state_dict().values()))
+    saved_like_transformers(tmp_path, tmp_path / 'theirs', tokenizer)
     save_model(lm, tokenizer, str(tmp_path), stop_ids(tokenizer), torch.bfloat16)
     half = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert half.dtype == torch.bfloat16 and half.lm_head.weight is half.model.embed_tokens.weight
     assert lm.dtype == torch.float32
+
+
+def saved_like_transformers(ours, theirs, tokenizer):
+    """The files of save_pretrained and what they say, but for the ids: inference engines read these, and nothing else."""
+    load_model('tiny', attention='sdpa').save_pretrained(theirs)
+    tokenizer.save_pretrained(theirs)
+    names = {name for name in os.listdir(ours) if not os.path.isdir(ours / name)}
+    assert names == {*os.listdir(theirs)} and 'chat_template.jinja' in names
+    for name in names - {'model.safetensors', 'generation_config.json'}:  # the latter is ours: nothing but ids in it
+        both = [(folder / name).read_text() for folder in (ours, theirs)]
+        if name.endswith('.json'):
+            both = [json.loads(text) for text in both]
+            for said in both:
+                for key in ('bos_token_id', 'eos_token_id', 'pad_token_id') * (name == 'config.json'):
+                    said.pop(key, None)
+        assert both[0] == both[1], name
+    tensors = [{k: (v.shape, v.dtype) for k, v in load_file(folder / 'model.safetensors').items()} for folder in (ours, theirs)]
+    assert tensors[0] == tensors[1]
 
 
 def test_weights_are_fp32_masters(tmp_path):
