@@ -1,6 +1,7 @@
 """Scripts are run as their users run them: as processes. `run` is that, with the tiny model and few steps."""
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,15 +12,22 @@ from data import read_rows
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def launch(script, *flags, ranks=1, cwd=ROOT, check=True):
-    """Run a script (under torchrun when ranks > 1); returns the completed process with its text."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks)]
-    command = (command if ranks > 1 else [sys.executable]) + [os.path.join(ROOT, script), *flags]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline'}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+def launch(script, *flags, ranks=1, nodes=1, cwd=ROOT, check=True):
+    """Run a script, under torchrun when ranks (of each node) > 1; returns the completed process, the last node's, with its text."""
+    script, env = os.path.join(ROOT, script), {**os.environ, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline'}
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        meet = ['--nnodes', str(nodes), '--master-addr', '127.0.0.1', '--master-port', str(free.getsockname()[1])]
+    processes = []
+    for node in range(nodes):
+        torchrun = ['-m', 'torch.distributed.run', *(['--standalone'] if nodes == 1 else [*meet, '--node-rank', str(node)]),
+                    '--nproc-per-node', str(ranks)]
+        processes.append(subprocess.Popen([sys.executable, *(torchrun if ranks > 1 else []), script, *flags], cwd=cwd, env=env,
+                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0 or not check, output[-3000:] + errors[-3000:]
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 @pytest.fixture(scope='session')

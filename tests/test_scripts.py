@@ -54,13 +54,13 @@ def test_sft_does_not_depend_on_micro_batches(run, sft_run, tmp_path, flags):
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-4)
 
 
-@pytest.mark.parametrize('batch', [8, 1])
-def test_sft_on_two_ranks_is_sft_on_one(run, tmp_path, batch):
-    """Invariants 3 and 4, also when a rank has no row at all (batch of 1)."""
+@pytest.mark.parametrize('batch, nodes', [(8, 2), (1, 1)])
+def test_sft_on_two_ranks_is_sft_on_one(run, tmp_path, batch, nodes):
+    """Invariants 3 and 4, also on two nodes of two ranks each, and when a rank has no row at all (batch of 1)."""
     one, two = str(tmp_path / 'one'), str(tmp_path / 'two')
     flags = [*SFT, f'--batch_size={batch}', '--micro_batch_tokens=64']
     run('sft.py', *flags, f'--out_dir={one}')
-    run('sft.py', *flags, f'--out_dir={two}', '--micro_batch_tokens=96', ranks=2)
+    run('sft.py', *flags, f'--out_dir={two}', '--micro_batch_tokens=96', ranks=2, nodes=nodes)
     for a, b in zip(read_log(one), read_log(two)):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-5)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-4)
