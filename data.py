@@ -1,17 +1,11 @@
-"""All that touches text and tokens: read rows, render the chat template, mask, pack, iterate with a cursor.
+"""All that touches text and tokens: render the chat template, mask, pack, iterate with a cursor.
 What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the
 content; a row not shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
 import bisect
-import fnmatch
 import functools
-import glob
-import gzip
 import itertools
-import json
-import random
 import re
 import unicodedata
-import zlib
 
 import numpy as np
 import torch
@@ -25,15 +19,13 @@ from configurator import RANK, UserError
 SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
 TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
-SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
-SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
-SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands of base rows and their shares: few are hard
-SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are wild guesses, always wrong
 ROLES = {**dict.fromkeys(('assistant', 'gpt', 'chatgpt', 'bing', 'bard'), 'assistant'), 'system': 'system',
          'user': 'user', 'human': 'user', 'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
 PAIRS = ('instruction+output instruction+response prompt+completion prompt+demonstration prompt+target '
          'prompt+response prompt+generation INSTRUCTION+RESPONSE question+response query+response '
          'question+answer problem+solution').split()  # columns that ask and reply; a row's first pair counts
+
+BEGIN, END = '\ufdd0', '\ufdd1'  # noncharacters of Unicode, around a special token that somebody spelled out
 
 class Drop(UserError):
     """Why a row is left out; counted in the report."""
@@ -65,10 +57,59 @@ def byte_tokenizer():
         tokenizer_object=core, chat_template=TEMPLATE, eos_token='<|end|>', pad_token='<|pad|>',
         additional_special_tokens=SPECIALS, clean_up_tokenization_spaces=False)
 
+def encode(tokenizer, texts):
+    """[(ids, offsets)] of texts whose special tokens are control."""
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    return list(zip(encoded['input_ids'], encoded['offset_mapping']))
+
+@functools.lru_cache(8)
+def specials(tokenizer):
+    """Pattern of the special tokens' spellings."""
+    names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return '|'.join(sorted(names, key=len, reverse=True)) or '(?!)'
+
+def mark(tokenizer, text):
+    """The text with what spells a special token between BEGIN and END: else a user's '<|im_end|>' would be
+    control and end the turn. Raises Drop if this tokenizer cannot encode it as text."""
+    marked = re.sub(specials(tokenizer), BEGIN + r'\g<0>' + END, text)
+    if marked != text and not keeps_text(tokenizer):
+        raise Drop('special token in text')
+    return marked
+
+def unmarked(text):
+    return text.replace(BEGIN, '').replace(END, '')
+
+def encode_marked(tokenizer, marked):
+    """(text, ids, offsets): what is marked is text, special tokens elsewhere are control."""
+    parts, text, ids, offsets = [], '', [], []  # parts: (is it control, text)
+    for i, part in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.S)):  # odd ones are marked
+        parts += [(False, part)] if i % 2 else [
+            (j % 2 > 0, x) for j, x in enumerate(re.split(f'({specials(tokenizer)})', part))]
+    for control, group in itertools.groupby(parts, lambda part: part[0]):
+        pieces = [x for _, x in group]
+        for piece in pieces if control else [''.join(pieces)]:
+            encoded = tokenizer(piece, add_special_tokens=False, verbose=False, return_offsets_mapping=True,
+                                split_special_tokens=not control)
+            ids += encoded['input_ids']
+            offsets += [(a + len(text), b + len(text)) for a, b in encoded['offset_mapping']]
+            text += piece
+    return text, ids, offsets
+
+@functools.lru_cache(8)
+def keeps_text(tokenizer):
+    """Whether encode_marked gives the tokenizer's ids where nothing is marked, no control where all is."""
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    text = ' a b\n'.join(['', *names, ''])  # white space, which some tokens eat
+    marked = encode_marked(tokenizer, re.sub(specials(tokenizer), BEGIN + r'\g<0>' + END, text))
+    return (encode_marked(tokenizer, text) == (text, *encode(tokenizer, [text])[0]) and marked[0] == text
+            and not {*marked[1]} & {*tokenizer.convert_tokens_to_ids(names)})
+
 def render(tokenizer, messages, prompt=False):
-    """The conversation as the template writes it; prompt=True adds what opens the assistant's turn."""
+    """The conversation as the template writes it, what spells a special token marked; prompt=True adds what
+    opens the assistant's turn."""
     if not tokenizer.chat_template:
         raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
+    messages = [{**m, 'content': mark(tokenizer, m['content'])} for m in messages]
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # a template is somebody's program and may raise anything
@@ -83,86 +124,7 @@ def stop_ids(tokenizer):
     first = tokenizer(after.strip() if found else '', add_special_tokens=False)['input_ids'][:1]
     return sorted({tokenizer.eos_token_id} | set(first) & set(tokenizer.added_tokens_decoder))
 
-def files_of(name):
-    """A source's files: itself, or what a pattern like 'train-*.parquet' names, also on the hub, sorted."""
-    if '*' not in name:
-        return [name]
-    if not name.startswith('hf://'):
-        found = glob.glob(name)
-    else:
-        from huggingface_hub import HfApi
-        owner, repo, pattern = name.removeprefix('hf://datasets/').split('/', 2)
-        every = HfApi().list_repo_files(f'{owner}/{repo}', repo_type='dataset')
-        found = [f'hf://datasets/{owner}/{repo}/{file}' for file in fnmatch.filter(every, pattern)]
-    if not found:
-        raise ValueError('no file has such a name')
-    return sorted(found)
-
-def read_rows(spec):
-    """Sources with optional weights ('a.jsonl*0.5, sums:train') -> rows, [(name, weight, start, stop)].
-    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, a pattern
-    (train-*.parquet), sums:base, sums:train, sums:test. Row: a dict, '_where' is 'file:line' (or row number).
-    UserError: unreadable."""
-    rows, sources = [], []
-    for part in map(str.strip, spec.split(',')):
-        name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part).groups('1')
-        start, line, file = len(rows), 0, name
-        try:
-            if not 0 < float(weight) < 1e6:
-                raise ValueError(f'*{weight} is no number of passes over it per epoch')
-            for file in files_of(name):
-                path, line = file, 0
-                if file.startswith('hf://'):
-                    from huggingface_hub import hf_hub_download
-                    owner, repo, inside = file.removeprefix('hf://datasets/').split('/', 2)
-                    path = hf_hub_download(f'{owner}/{repo}', inside, repo_type='dataset')
-                if file.startswith('sums:'):
-                    found = sum_rows(file[5:])
-                elif path.endswith('.parquet'):
-                    from pyarrow import parquet
-                    found = parquet.read_table(path).to_pylist()
-                else:
-                    with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as f:
-                        raw, line = f.read(), 1
-                    listed = path.endswith('.json') and raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'[')
-                    found = json.loads(raw) if listed else raw.split(b'\n')
-                for line, row in enumerate(tqdm(found, file, delay=3, disable=RANK > 0 or None), 1):
-                    row = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
-                    if row is not None:
-                        rows.append({**row, '_where': f'{file}:{line}'})  # TypeError if it is not an object
-            if len(rows) == start:
-                raise ValueError('no rows in it')
-        except Exception as error:  # hub, file, gzip, parquet and JSON errors have no common class
-            line += (error.object.count(b'\n', 0, error.start) if isinstance(error, UnicodeDecodeError)
-                     else getattr(error, 'lineno', 1) - 1)  # of a JSON error inside a list
-            hint = ' (pip install pyarrow or convert to .jsonl)' if isinstance(error, ImportError) else ''
-            message = f'data source {file}{f":{line}" if line else ""}: {error}{hint}'
-            raise UserError(' '.join(message.split())) from error
-        sources.append((name, float(weight), start, len(rows)))
-    return rows, sources
-
-def sum_rows(split):
-    """The embedded task: add up digits. A prompt's crc decides its side: no test prompt is in train or base.
-    Base stands in for pretraining: some rows show the running totals, most blurt out a guess."""
-    rng, size = random.Random(f'sums:{split}'), SUM_SIZES[split]
-    def draw(n):
-        digits = [rng.randrange(10) for _ in range(n)]
-        prompt, answer = '+'.join(map(str, digits)), str(sum(digits))
-        if (zlib.crc32(prompt.encode()) % 8 == 0) != (split == 'test'):
-            return draw(n)
-        row, work = {'difficulty': n}, ' '.join(map(str, np.cumsum(digits))) + f' #### {answer}'
-        if split != 'base':
-            return {'prompt': prompt, 'answer': answer, 'demonstration': work, 'dataset': 'sums', **row}
-        guess = rng.choice([x for x in range(9 * n + 1) if x != sum(digits)])
-        reply = work if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
-        return {'messages': turns(prompt, 'user') + turns(reply, 'assistant'), **row}
-    if split == 'test':  # no prompt twice: of n = 2 there are about a dozen, the other levels fill up evenly
-        pools = [list({row['prompt']: row for row in map(draw, [n] * size)}.values()) for n in SUM_OPERANDS]
-        return [pool[i] for i in range(size) for pool in pools if i < len(pool)][:size]
-    operands = rng.choices([*SUM_BASE], SUM_BASE.values(), k=size) if split == 'base' else SUM_OPERANDS
-    return [draw(operands[i % len(operands)]) for i in range(size)]
-
-def turns(value, role, special=None):
+def turns(value, role):
     """A text (a turn of that role) or messages in any spelling -> [{'role', 'content'}]. Raises Drop."""
     messages = []
     try:
@@ -174,12 +136,11 @@ def turns(value, role, special=None):
             messages.append({'role': ROLES[m.get('role', m.get('from'))], 'content': text})
     except (AttributeError, KeyError, TypeError) as error:
         raise Drop('a message without text, of unknown role or with a tool call') from error
-    bad = special and special.search('\n'.join(m['content'] for m in messages))
-    if bad:  # spelled out in a text it would become control; and JSON can spell half a surrogate pair
-        raise Drop('not valid unicode' if '\ud800' <= bad[0] <= '\udfff' else 'special token in text')
+    if any(re.search(f'[\ud800-\udfff{BEGIN}{END}]', m['content']) for m in messages):
+        raise Drop('not valid unicode')  # JSON can spell half a surrogate pair
     return messages
 
-def conversation(row, special):
+def conversation(row):
     """A row's messages, and the index from which on assistant turns are trained (None: a document)."""
     asked, replied = [], row['messages'] if row.get('messages') is not None else row.get('conversations')
     pair = next((pair.split('+') for pair in PAIRS if {*pair.split('+')} <= {*row}), None)
@@ -189,21 +150,20 @@ def conversation(row, special):
         asked, replied = row[pair[0]], row[pair[1]]
         asked = f'{asked}\n\n{row["input"]}' if pair[0] == 'instruction' and row.get('input') else asked
     elif replied is None and 'text' in row:
-        return turns(row['text'], 'user', special), None
+        return turns(row['text'], 'user'), None
     elif replied is None:
         raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(row)}; known are messages, '
                         f'conversations, text, {", ".join(PAIRS)}')
-    asked, replied = turns(asked, 'user', special), turns(replied, 'assistant', special)
+    asked, replied = turns(asked, 'user'), turns(replied, 'assistant')
     system = row.get('system') or row.get('system_prompt')
     if system and 'system' not in [m['role'] for m in asked + replied]:
-        asked = turns(system, 'system', special) + asked
+        asked = turns(system, 'system') + asked
     return asked + replied, len(asked)
 
 def build(rows, tokenizer, prepare, finish):
-    """[finish(row, more, (text, ids, offsets), ...)], more, *texts = prepare(row, special), and their report:
+    """[finish(row, more, (text, ids, offsets), ...)], more, *texts = prepare(row), and their report:
     rows, kept, dropped {reason: [count, where]}, tokens, supervised, p50 to max. UserError: none kept."""
-    names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    special, kept, dropped = re.compile('|'.join([*names, '[\ud800-\udfff]'])), [], {}
+    kept, dropped = [], {}
     def attempt(step, row, *args):
         try:
             return [step(row, *args)]
@@ -214,11 +174,11 @@ def build(rows, tokenizer, prepare, finish):
             dropped.setdefault(reason, [0, row['_where']])[0] += 1
             return []
     for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
-        ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row, special)]
+        ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row)]
         texts = [text for _, _, *texts in ready for text in texts]
-        encoded = texts and tokenizer(texts, add_special_tokens=False, verbose=False,
-                                      return_offsets_mapping=True)
-        each = zip(texts, encoded['input_ids'], encoded['offset_mapping']) if texts else ()
+        encoded = texts and encode(tokenizer, [unmarked(text) for text in texts])
+        each = (encode_marked(tokenizer, text) if BEGIN in text else (text, *plain)
+                for text, plain in zip(texts, encoded))
         for row, more, *texts in ready:
             kept += attempt(finish, row, more, *itertools.islice(each, len(texts)))
     if not kept:
@@ -233,7 +193,7 @@ def trained(replies, tokenizer, stops, text, ids, offsets):
     """bool (T,): True from where each reply, (text before it, content), begins through its end-of-turn token.
     Raises Drop where the last one cannot be shown to be there; earlier ones are then not trained."""
     mask, ends = np.zeros(len(ids), bool), [end for _, end in offsets]
-    for prompt, content in replies:
+    for i, (prompt, content) in enumerate((unmarked(prompt), content) for prompt, content in replies):
         a = bisect.bisect_right(ends, len(prompt))
         b = next((j for j in range(a, len(ids)) if ids[j] in stops), None)  # no content holds one
         said, want = bare(tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False)), bare(content)
@@ -241,7 +201,7 @@ def trained(replies, tokenizer, stops, text, ids, offsets):
         opened = said and want.endswith(said) and (bare(prompt) + said).endswith(want)  # by the prompt
         if b and text.startswith(prompt) and (opened or said == block + want):
             mask[a:b + 1] = True
-        elif prompt is replies[-1][0]:  # earlier turns, cut by templates, are not trained
+        elif i == len(replies) - 1:  # earlier turns, cut by templates, are not trained
             raise Drop('the chat template rewrites the content' if b else 'no end-of-turn token after it')
     return mask
 
@@ -260,10 +220,10 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
     Rows over max_length tokens are dropped, or with overlong='cut' cut, and no end is invented."""
     stops, bos = stop_ids(tokenizer), tokenizer('a')['input_ids'][:1]
     bos = bos if bos == [tokenizer.bos_token_id] else []  # for documents; a template writes its own
-    def prepare(row, special):
-        messages, first = conversation(row, special)
+    def prepare(row):
+        messages, first = conversation(row)
         if first is None:
-            return None, messages[0]['content']
+            return None, mark(tokenizer, messages[0]['content'])
         replies = [(render(tokenizer, messages[:i], True), m['content']) for i, m in enumerate(messages)
                    if i >= max(first, 1) and m['role'] == 'assistant' and m['content'].strip()]
         if not replies:
@@ -279,21 +239,21 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
         return {'ids': ids, 'mask': mask, 'where': row['_where']}
     return build(rows, tokenizer, prepare, finish)
 
-def sides(row, special):
+def sides(row):
     """A preference row's two conversations, chosen and rejected, each ending in the turn that is compared."""
     names = next((pair for pair in (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
                   if {*pair} <= {*row}), None)
     if not names:
         raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(row)}')
     asked = next((row[key] for key in ('prompt', 'messages', 'question', 'instruction') if row.get(key)), [])
-    asked, both = turns(asked, 'user', special), []
-    system = turns(row.get('system') or [], 'system', special)
+    asked, both = turns(asked, 'user'), []
+    system = turns(row.get('system') or [], 'system')
     for value in (row[name] for name in names):
         value = [value] if isinstance(value, dict) else value
         if isinstance(value, str) and not asked:  # Anthropic's: paragraphs 'Human: ...' and 'Assistant: ...'
             said = iter(re.split(r'(?:^|\n\n)(Human|Assistant):', value)[1:])
             value = [{'role': who.lower(), 'content': text.strip()} for who, text in zip(said, said)]
-        messages = turns(value, 'assistant', special)
+        messages = turns(value, 'assistant')
         if messages[:1] and messages[0]['role'] == 'assistant':  # only what is new
             messages = asked + messages
         both.append(messages if 'system' in [m['role'] for m in messages] else system + messages)
@@ -305,8 +265,8 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     'ids' and 'mask' (T,): prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and
     one side; a longer pair is dropped or, with overlong='cut', cut."""
     stops = stop_ids(tokenizer)
-    def prepare(row, special):
-        both = sides(row, special)
+    def prepare(row):
+        both = sides(row)
         if not all(m and m[-1]['role'] == 'assistant' and m[-1]['content'].strip() for m in both):
             raise Drop('a side without a final assistant turn')
         if both[0] == both[1]:
@@ -342,7 +302,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
     'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
     'difficulty', 'messages', their last one's 'text', 'where'. UserError: unreadable truth, no kind."""
-    def prepare(row, special):
+    def prepare(row):
         of, answer, solution, demos = row.get, row.get('answer'), row.get('solution'), row.get('demos') or ()
         gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
         shown = of('demonstration') or of('target') or gsm8k and answer or math and solution
@@ -359,14 +319,14 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         except ValueError as error:
             raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
-        messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user', special)
+        messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user')
         messages = messages[:-1] if messages[-1]['role'] == 'assistant' else messages
         if not messages or messages[-1]['role'] != 'user':
             raise Drop('the prompt does not end with a user turn')
         messages[-1]['content'] += f'\n\n{instruction}' if instruction else ''
         return {
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
-            'demonstration': turns(shown, 'assistant', special)[-1]['content'] if shown else None,
+            'demonstration': turns(shown, 'assistant')[-1]['content'] if shown else None,
             'difficulty': row.get('difficulty', row.get('level')),
             'messages': messages}, render(tokenizer, messages, prompt=True)
     def finish(row, prompt, encoded):

@@ -34,10 +34,11 @@ from tqdm import tqdm
 
 from checkpoint import catch_stop, load_state, save_state
 from configurator import UserError, configure
-from data import Order, collate, format_report, load_tokenizer, pack, read_rows, rl_prompts
+from data import Order, collate, format_report, load_tokenizer, pack, rl_prompts
 from data import sft_examples, split_by_work, stop_ids
 from model import Policy, load_model, memory_plan, save_model
 from rollout import generate
+from rows import read_rows
 from verify import verify_all
 
 # --- config -------------------------------------------------------------------

@@ -17,8 +17,8 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-from data import read_rows
 from model import load_model
+from rows import read_rows
 
 QUICK = '--quick' in sys.argv[1:]
 OUT, BASE, SEEDS = ('out/quick' if QUICK else 'out/results'), 'out/tiny_base', range(1, 2 if QUICK else 6)

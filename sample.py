@@ -23,9 +23,10 @@ import torch
 from tqdm import tqdm
 
 from configurator import UserError, configure
-from data import format_report, load_tokenizer, read_rows, rl_prompts, stop_ids, turns
+from data import format_report, load_tokenizer, rl_prompts, stop_ids, turns
 from model import load_model
 from rollout import generate
+from rows import read_rows
 from verify import extract, gave_up, verify_all
 
 # --- config ------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import pytest
-from data import read_rows
+from rows import read_rows
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

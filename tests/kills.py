@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-from data import read_rows  # noqa: E402
+from rows import read_rows  # noqa: E402
 
 KILLS, STEPS = 20, 150
 COMMON = [f'--max_steps={STEPS}', '--checkpoint_every=1', '--eval_prompts=', '--eval_every=0', '--warmup_steps=3', '--log_every=100']

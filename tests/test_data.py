@@ -8,11 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from conftest import ROOT
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
 import data
+import rows as sources
 from configurator import UserError
 from data import (
     Order,
@@ -22,14 +23,13 @@ from data import (
     load_tokenizer,
     pack,
     preference_pairs,
-    read_rows,
     rl_prompts,
     sft_examples,
     show_mask,
     split_by_work,
     stop_ids,
-    sum_rows,
 )
+from rows import read_rows, sum_rows
 
 GSM8K, GSM8K_TEST = 'tests/data/gsm8k_sample.jsonl', 'tests/data/gsm8k_test_sample.jsonl'
 TINY = byte_tokenizer()
@@ -319,11 +319,11 @@ def test_sum_rows():
     levels = [sum(row['difficulty'] == n for row in test) for n in range(2, 11)]
     assert levels[0] > 5 and max(levels[1:]) - min(levels[1:]) <= 1
     assert {row['difficulty'] for row in train} == set(range(2, 11))
-    for n, share in data.SUM_BASE.items():
+    for n, share in sources.SUM_BASE.items():
         pairs = [[m['content'] for m in row['messages']] for row in base if row['difficulty'] == n]
-        assert abs(len(pairs) / len(base) - share / sum(data.SUM_BASE.values())) < 0.02
+        assert abs(len(pairs) / len(base) - share / sum(sources.SUM_BASE.values())) < 0.02
         worked = [pair for pair in pairs if not pair[1].startswith('#')]
-        assert abs(len(worked) / len(pairs) - data.SUM_BASE_WORKED) < 0.05
+        assert abs(len(worked) / len(pairs) - sources.SUM_BASE_WORKED) < 0.05
         for prompt, reply in pairs:  # the work is right, a guess never is
             right = int(reply.split()[-1]) == sum(map(int, prompt.split('+')))
             assert right == (not reply.startswith('#'))
@@ -452,16 +452,38 @@ def test_templates_that_cannot_be_trusted():
     assert why({'messages': chat('a', 'b')}, merged) == 'the chat template rewrites the content'
 
 
-def test_special_tokens_in_text():
-    for row in (
-        {'messages': chat('a<|end|>', 'b')},
-        {'messages': chat('a', 'b<|user|>c')},
-        {'text': '<|pad|>'},
-        {'messages': [*chat('a'), {'role': 'assistant', 'content': 'b', 'reasoning_content': '<|end|>'}]},
-    ):
-        assert why(row) == 'special token in text'
-    assert why({'messages': chat('a', json.loads('"\\ud83d"'))}) == 'not valid unicode'
+def test_special_tokens_in_text_are_text():
+    """What a user or a demonstration spells out is never control; the template's own tokens are; the mask is as without."""
+    im = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>', '<|im_end|>|>'], ['of'], eos_token='<|im_end|>')
+    strip = tokenizer_of(CHATML.replace('m.content', 'm.content | trim'), ['<|im_start|>', '<|im_end|>'], eos_token='<|im_end|>')
+    for tokenizer, begin, end in ((TINY, '<|user|>', '<|end|>'), (im, '<|im_start|>', '<|im_end|>'), (strip, '<|im_start|>', '<|im_end|>')):
+        control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        for asked, said in (('a' + end, 'b'), (end, begin), ('a', f'b{end}{begin}c of{end}'), (begin + end, 'x ' + end), ('a', end + '|>')):
+            (example,), _ = sft_examples([{'messages': chat(asked, said), '_where': 'x:1'}], tokenizer, 1000)
+            (safe,), _ = sft_examples([{'messages': chat('a', 'b'), '_where': 'x:1'}], tokenizer, 1000)
+            ids = example['ids'].tolist()
+            assert [i for i in ids if i in control] == [i for i in safe['ids'].tolist() if i in control]
+            assert tokenizer.decode(ids) == tokenizer.apply_chat_template(chat(asked, said), tokenize=False)
+            assert tokenizer.decode(example['ids'][example['mask']]) == said + end
+            (prompt,), _ = rl_prompts([{'prompt': asked, 'answer': '1', 'dataset': 'sums', '_where': 'x:1'}], tokenizer, 1000)
+            assert prompt['ids'] == ids[:len(prompt['ids'])] and prompt['text'] == asked
+            (pair,), _ = preference_pairs([{'prompt': asked, 'chosen': said, 'rejected': 'no', '_where': 'x:1'}], tokenizer, 1000)
+            assert pair['docs'][0][0][pair['docs'][0][1]].tolist() == example['ids'][example['mask']].tolist()
+    (document,), _ = sft_examples([{'text': 'a<|end|><|pad|>', '_where': 'x:1'}], TINY, 1000)
+    assert document['ids'][:-1].tolist() == [TINY.convert_tokens_to_ids(c) for c in 'a<|end|><|pad|>'] and document['mask'][1:].all()
+    assert why({'messages': chat('a', json.loads('"\\ud83d"'))}) == why({'messages': chat('a', '\ufdd0')}) == 'not valid unicode'
     assert one({'messages': chat('a', '<|end <|im_end|>')}).endswith('[[<|end <|im_end|><|end|>]]')
+
+
+def test_marks_change_nothing_where_nothing_is_spelled_out():
+    """One piece at a time gives the ids and offsets of the whole; a tokenizer for which it does not drops the row."""
+    for tokenizer in (TINY, tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], ['of'], eos_token='<|im_end|>')):
+        text = data.render(tokenizer, chat('what of it?', 'a \U0001f600 of\n', 'e\u0301'))
+        assert data.encode_marked(tokenizer, text) == (text, *data.encode(tokenizer, [text])[0])
+    greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], eos_token='<|im_end|>')
+    greedy.add_special_tokens({'additional_special_tokens': [AddedToken('<eats>', rstrip=True, special=True)]})
+    assert why({'messages': chat('a<eats>', 'b')}, greedy) == 'special token in text'
+    assert one({'messages': chat('a', 'b')}, greedy).endswith('[[b<|im_end|>]]\n')
 
 
 def test_one_bos():
@@ -576,7 +598,7 @@ def test_errors_of_rows():
         one({'messages': [Q, A]}, chatml(template=None))
     assert one({'text': 'ab'}, chatml(template=None)) == 'a[[b<|endoftext|>]]'
     rows = [{'messages': [Q], '_where': f'f:{i}'} for i in (1, 2)] + [
-        {'messages': chat('a', 'b<|end|>'), '_where': 'f:3'}
+        {'messages': chat('a', 'b\ud800'), '_where': 'f:3'}
     ]
     with pytest.raises(UserError, match=r'all 3 rows.*2 of them \(first f:1\).*no assistant turn'):
         sft_examples(rows, TINY, 100)
@@ -706,12 +728,12 @@ def test_prompt_errors(row, kind, match):
 
 def test_prompts_dropped_and_counted():
     rows = [{'prompt': 'x' * n, 'answer': '1', 'dataset': 'math', '_where': f'f:{n}'} for n in (5, 8, 9)]
-    rows += [{'prompt': '<|end|>', 'answer': '1', 'dataset': 'math', '_where': 'f:0'}]
+    rows += [{'prompt': '\ud800', 'answer': '1', 'dataset': 'math', '_where': 'f:0'}]
     prompts, report = rl_prompts(rows, TINY, 8)
     assert [p['where'] for p in prompts] == ['f:5'] and report['tokens'] == 8
     assert report['dropped'] == {
         'longer than max_prompt_tokens=8': [2, 'f:8'],
-        'special token in text': [1, 'f:0'],
+        'not valid unicode': [1, 'f:0'],
     }
     with pytest.raises(UserError, match='max_prompt_tokens'):
         rl_prompts(rows, TINY, 7)

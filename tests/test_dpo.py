@@ -11,7 +11,8 @@ from conftest import ROOT, read_log, script_until_loop
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configurator import UserError
-from data import byte_tokenizer, preference_pairs, read_rows
+from data import byte_tokenizer, preference_pairs
+from rows import read_rows
 
 TINY = byte_tokenizer()
 Q, A, B = ({'role': role, 'content': text} for role, text in (('user', 'Q'), ('assistant', 'A'), ('assistant', 'B')))
@@ -69,7 +70,7 @@ def test_shapes_with_more():
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': ' '}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': [Q, A], 'rejected': [Q]}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': None}, 'without text'),
-    ({'prompt': 'Q', 'chosen': 'A<|end|>', 'rejected': 'B'}, 'special token'),
+    ({'prompt': 'Q', 'chosen': 'A\ud800', 'rejected': 'B'}, 'unicode'),
     ({'prompt': 'Q' * 98, 'chosen': 'A', 'rejected': 'B'}, 'longer than max_length=100')])
 def test_pairs_that_are_dropped(row, why):
     with pytest.raises(UserError, match=why):
