@@ -24,7 +24,6 @@ ROLES = {**dict.fromkeys(('assistant', 'gpt', 'chatgpt', 'bing', 'bard'), 'assis
 PAIRS = ('instruction+output instruction+response prompt+completion prompt+demonstration prompt+target '
          'prompt+response prompt+generation INSTRUCTION+RESPONSE question+response query+response '
          'question+answer problem+solution').split()  # columns that ask and reply; a row's first pair counts
-
 BEGIN, END = '\ufdd0', '\ufdd1'  # noncharacters of Unicode, around a special token that somebody spelled out
 
 class Drop(UserError):
@@ -162,8 +161,9 @@ def conversation(row):
 
 def build(rows, tokenizer, prepare, finish):
     """[finish(row, more, (text, ids, offsets), ...)], more, *texts = prepare(row), and their report:
-    rows, kept, dropped {reason: [count, where]}, tokens, supervised, p50 to max. UserError: none kept."""
-    kept, dropped = [], {}
+    rows, kept, dropped {reason: [count, where]}, spelled (where a special token is text, perhaps a
+    conversation rendered already), tokens, supervised, p50 to max. UserError: none kept."""
+    kept, dropped, spelled = [], {}, []
     def attempt(step, row, *args):
         try:
             return [step(row, *args)]
@@ -180,14 +180,16 @@ def build(rows, tokenizer, prepare, finish):
         each = (encode_marked(tokenizer, text) if BEGIN in text else (text, *plain)
                 for text, plain in zip(texts, encoded))
         for row, more, *texts in ready:
+            spelled += [row['_where']] * any(BEGIN in text for text in texts)
             kept += attempt(finish, row, more, *itertools.islice(each, len(texts)))
     if not kept:
         reason, (n, where) = max(dropped.items(), key=lambda item: item[1][0], default=('none', (0, '')))
         raise UserError(f'all {len(rows)} rows were dropped, {n} of them (first {where}) for: {reason}')
     lengths = sorted(len(x['ids']) for x in kept)
     quantiles = {f'p{q}': lengths[(len(lengths) - 1) * q // 100] for q in (50, 90, 99)}
-    return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'max': lengths[-1], **quantiles,
-                  'tokens': sum(lengths), 'supervised': int(sum(np.sum(x.get('mask', 0)) for x in kept))}
+    return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'spelled': spelled,
+                  'max': lengths[-1], **quantiles, 'tokens': sum(lengths),
+                  'supervised': int(sum(np.sum(x.get('mask', 0)) for x in kept))}
 
 def trained(replies, tokenizer, stops, text, ids, offsets):
     """bool (T,): True from where each reply, (text before it, content), begins through its end-of-turn token.
@@ -291,6 +293,9 @@ def format_report(report):
     """The report as short lines for the console."""
     line = '{kept:,}/{rows:,} rows, {tokens:,} tokens ({supervised:,} trained), p50 {p50} p90 {p90} max {max}'
     drops = [f'dropped {n:,}: {reason} (first {where})' for reason, (n, where) in report['dropped'].items()]
+    if report['spelled']:
+        first = report['spelled'][0]
+        drops.append(f'{len(report["spelled"]):,} spell out special tokens, taken as text (first {first})')
     return '\n  '.join([line.format(**report), *drops])
 
 def show_mask(example, tokenizer):

@@ -469,7 +469,8 @@ def test_special_tokens_in_text_are_text():
             assert prompt['ids'] == ids[:len(prompt['ids'])] and prompt['text'] == asked
             (pair,), _ = preference_pairs([{'prompt': asked, 'chosen': said, 'rejected': 'no', '_where': 'x:1'}], tokenizer, 1000)
             assert pair['docs'][0][0][pair['docs'][0][1]].tolist() == example['ids'][example['mask']].tolist()
-    (document,), _ = sft_examples([{'text': 'a<|end|><|pad|>', '_where': 'x:1'}], TINY, 1000)
+    (document, _), report = sft_examples([{'text': 'a<|end|><|pad|>', '_where': 'x:1'}, {'text': 'b', '_where': 'x:2'}], TINY, 1000)
+    assert report['spelled'] == ['x:1'] and '\n  1 spell out special tokens' in format_report(report) and '(first x:1)' in format_report(report)
     assert document['ids'][:-1].tolist() == [TINY.convert_tokens_to_ids(c) for c in 'a<|end|><|pad|>'] and document['mask'][1:].all()
     assert why({'messages': chat('a', json.loads('"\\ud83d"'))}) == why({'messages': chat('a', '\ufdd0')}) == 'not valid unicode'
     assert one({'messages': chat('a', '<|end <|im_end|>')}).endswith('[[<|end <|im_end|><|end|>]]')
