@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo results test lint clean
+.PHONY: demo dpo results test slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -46,6 +46,10 @@ results: .venv/run
 test: .venv/dev
 	@echo "about 8 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
+
+slow: .venv/dev
+	@echo "kill -9 twenty times a script, and 2,000 steps: about half an hour on 2 cores"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow -rP -n 2 --dist worksteal tests
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import signal
 import time
 import zlib
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 import torch
 
@@ -107,8 +108,13 @@ def load_state(out_dir, rank, world_size):
         except FileNotFoundError as error:
             if not found or found[0]['world_size'] == world_size:
                 raise UserError(f'resume=True, but {error.filename} is missing') from error
+        except UnpicklingError as error:
+            raise UserError(f'{path} holds more than tensors and numbers: it is no checkpoint') from error
     shared = found[0]
     if shared['world_size'] != world_size:
         raise UserError(f'{folder} was written by {shared["world_size"]} ranks, this run has {world_size}: '
                         'resume with as many')
+    log_path = f'{out_dir}/log.jsonl'
+    if rank == 0 and not (os.path.exists(log_path) and os.path.getsize(log_path) >= shared['log_bytes']):
+        raise UserError(f'{log_path} lost lines of before the checkpoint: put it back, or --model={out_dir}')
     return tuple(found)

@@ -37,7 +37,7 @@ def load_tokenizer(name, chat_template=''):
     """Of a hub id or folder; byte_tokenizer for 'tiny', 'random:...'. A Jinja file can set the template."""
     try:
         made = name == 'tiny' or name.startswith('random:')
-        tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name)
+        tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if chat_template:
             tokenizer.chat_template = open(chat_template, encoding='utf-8').read()
         return tokenizer

@@ -300,7 +300,6 @@ if rank == 0:
         open(log_path, 'w').close()
     with open(os.path.join(out_dir, 'run.json'), 'w') as f:
         json.dump({'script': sys.argv[0], **config}, f, indent=1)
-    log_file = open(log_path, 'a')
     if wandb_log:
         import wandb
         wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
@@ -314,8 +313,9 @@ stopping = catch_stop()
 
 def log(metrics):
     """One line of log.jsonl and wandb, and one on the console."""
-    log_file.write(json.dumps(metrics) + '\n')
-    log_file.flush()
+    os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
+    with open(log_path, 'a') as f:
+        f.write(json.dumps(metrics) + '\n')
     if wandb_log:
         wandb.log(metrics, step=metrics['step'])
     if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):

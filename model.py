@@ -68,7 +68,7 @@ def load_config(name):
     if os.path.isdir(name) and not os.path.exists(os.path.join(name, 'config.json')):
         raise UserError(f'model {name}: the folder has no config.json, so it is not a Hugging Face model')
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)  # or it would ask
     except (OSError, ValueError, KeyError) as error:
         hint = '' if os.path.isdir(name) else ' (no such local folder, and the hub did not serve it)'
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None

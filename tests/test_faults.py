@@ -1,4 +1,5 @@
 """Bad days, caused for real: signals, damaged and missing state, a full disk, gradients that are not finite."""
+import json
 import os
 import shutil
 import signal
@@ -7,54 +8,135 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, read_log
+import torch
+from checkpoint import checksum, load_state
+from configurator import UserError
+from conftest import ROOT, launch, read_log
+from data import load_tokenizer
+from model import load_model
 from safetensors.torch import load_file
 from test_scripts import same
 
 SFT = ['--eval_data=', '--eval_prompts=', '--batch_size=8', '--warmup_steps=0']
 
 
-def start(out_dir, *flags, ranks=1):
-    """A script in the background, once its log has three steps."""
+def start(out_dir, *flags, ranks=1, steps=3):
+    """A script in the background, once its log has so many steps."""
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks)] if ranks > 1 else []
     process = subprocess.Popen([sys.executable, *torchrun, os.path.join(ROOT, flags[0]), *flags[1:], f'--out_dir={out_dir}'],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
                                env={**os.environ, 'OMP_NUM_THREADS': '1'})
     end = time.time() + 120
     while process.poll() is None and time.time() < end:
-        if os.path.exists(f'{out_dir}/log.jsonl') and len(read_log(out_dir)) >= 3:
+        if os.path.exists(f'{out_dir}/log.jsonl') and open(f'{out_dir}/log.jsonl').read().count('\n') >= steps:
             return process
         time.sleep(0.02)
     raise AssertionError(process.communicate()[0][-3000:])
 
 
-@pytest.mark.parametrize('number, ranks', [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_a_signal_ends_the_step_and_nothing_is_lost(run, rows, tmp_path, number, ranks):
+@pytest.fixture(scope='module')
+def two_ranks(rows, tmp_path_factory):
+    """The flags of 60 steps of sft.py, and the folder of such a run by two ranks that nothing befell."""
+    whole, flags = str(tmp_path_factory.mktemp('whole') / 'run'), ['--max_steps=60', '--checkpoint_every=20', *SFT, f'--data={rows}']
+    launch('sft.py', *flags, f'--out_dir={whole}', ranks=2)
+    return flags, whole
+
+
+def test_a_signal_ends_the_step_and_nothing_is_lost(run, two_ranks, tmp_path):
     """The last step of the log is the checkpoint's; resumed, the run ends as one never stopped."""
-    whole, stopped, flags = str(tmp_path / 'whole'), str(tmp_path / 'stopped'), ['--max_steps=60', '--checkpoint_every=0', *SFT, f'--data={rows}']
-    run('sft.py', *flags, f'--out_dir={whole}', ranks=ranks)
-    process = start(stopped, 'sft.py', *flags, ranks=ranks)
-    process.send_signal(number)
+    (flags, whole), stopped = two_ranks, str(tmp_path / 'stopped')
+    process = start(stopped, 'sft.py', *flags, ranks=2)
+    process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
-    assert ranks > 1 or process.returncode == 0, output  # torchrun itself says that it was stopped
     assert 'stopping: a checkpoint after this step' in output and '--resume=True goes on' in output
     steps = len(read_log(stopped))
     assert 3 <= steps < 60 and os.path.exists(f'{stopped}/model.safetensors')
-    run('sft.py', *flags, f'--out_dir={stopped}', '--resume=True', ranks=ranks)
+    run('sft.py', *flags, f'--out_dir={stopped}', '--resume=True', ranks=2)
     assert same(whole, stopped) and [r['step'] for r in read_log(stopped)] == list(range(1, 61))
 
 
-def test_a_second_signal_ends_at_once():
-    """Two within two seconds are one (torchrun passes on what a terminal sends to all); a later one ends the process."""
-    waits = 'import time, checkpoint; asked = checkpoint.catch_stop(); print("ready", flush=True)\nwhile True: time.sleep(0.05)'
-    process = subprocess.Popen([sys.executable, '-c', waits], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == 'ready\n'
-    for pause in (0.3, 2.2):
-        process.send_signal(signal.SIGTERM)
-        time.sleep(pause)
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == -signal.SIGTERM and process.stderr.read().count('stopping') == 1
+RL = ['--eval_prompts=', '--eval_every=0', '--prompts_per_step=4', '--group_size=4', '--max_new_tokens=16', '--sample_every=0']
+
+
+@pytest.mark.parametrize('script, phases, flags', [
+    ('sft.py', 'forward,update,state,model,rollout,reward', ['--eval_data=', '--batch_size=8', '--eval_every=1', '--max_new_tokens=8']),
+    ('dpo.py', 'forward,update,state,model', ['--eval_data=', '--eval_prompts=', '--batch_size=8']),
+    ('grpo.py', 'rollout,reward,forward,update,state,model', RL), ('hpt.py', 'rollout,reward,forward,update,state,model', RL),
+    ('prefix_rft.py', 'rollout,reward,forward,update,state,model', [*RL, '--prefix_steps=9'])])
+def test_a_signal_in_every_phase(rows, tmp_path, script, phases, flags):
+    """SIGTERM and SIGINT, in turn, in the midst of each: the step is finished and kept, the run goes on to the same bits."""
+    if script == 'dpo.py':
+        rows = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
+    if script == 'sft.py':  # the evaluation's rollout and reward
+        few = tmp_path / 'few.jsonl'
+        few.write_text(''.join(open(rows).readlines()[:8]))
+        flags = [*flags, f'--eval_prompts={few}']
+    n = len(phases.split(','))
+    steps = n + 2 + 1  # a signal that comes in a checkpoint lets one more step be made
+    flags = ['--model=tiny', f'--data={rows}', f'--max_steps={steps}', '--checkpoint_every=1', '--warmup_steps=0', *flags]
+    whole, parts = f'{tmp_path}/whole', f'{tmp_path}/parts'
+    done = subprocess.run([sys.executable, 'tests/phases.py', script, phases, whole, parts, *flags], cwd=ROOT, capture_output=True,
+                          text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.stderr.count('stopping: a checkpoint after this step') == done.stdout.count('--resume=True goes on') == n
+    assert same(whole, parts) and [r['step'] for r in read_log(parts)] == list(range(1, steps + 1))
+
+
+def test_a_killed_rank_ends_the_others_at_once(run, two_ranks, tmp_path):
+    """kill -9 of one of two: torchrun names it, the other is gone within seconds, the last checkpoint goes on."""
+    (flags, whole), killed = two_ranks, str(tmp_path / 'killed')
+    process = start(killed, 'sft.py', *flags, ranks=2, steps=21)
+    ranks = subprocess.run(['pgrep', '-f', f'^[^ ]*python[^ ]* .*sft.py.*{killed}'], capture_output=True, text=True).stdout.split()
+    ranks = [int(pid) for pid in ranks if int(pid) != process.pid]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    begun = time.time()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0 and time.time() - begun < 25, output  # gloo's time-out is half an hour
+    assert output.count('Traceback (most recent call last)') <= 2 and 'Signal 9 (SIGKILL)' in output
+    assert not [pid for pid in ranks if os.path.exists(f'/proc/{pid}')]
+    run('sft.py', *flags, f'--out_dir={killed}', '--resume=True', ranks=2)
+    assert same(whole, killed) and [r['step'] for r in read_log(killed)] == list(range(1, 61))
+
+
+def test_out_dir_deleted_under_a_run(two_ranks, tmp_path):
+    """It is made again: the log from there on, the checkpoint and the model."""
+    (flags, whole), deleted = two_ranks, str(tmp_path / 'deleted')
+    process = start(deleted, 'sft.py', *flags, '--checkpoint_every=0', ranks=2)
+    shutil.rmtree(deleted)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    steps = [r['step'] for r in read_log(deleted)]
+    assert 1 < steps[0] < 60 and steps == list(range(steps[0], 61)) and same(whole, deleted)
+    (shared, _), log = load_state(deleted, 0, 2), f'{deleted}/log.jsonl'
+    assert shared['step'] == 60 and shared['log_bytes'] == os.path.getsize(log)
+    os.truncate(log, shared['log_bytes'] - 1)  # it would be filled up with zeros
+    with pytest.raises(UserError, match='log.jsonl lost lines'):
+        load_state(deleted, 0, 2)
+
+
+def test_a_pickled_program_in_a_checkpoint_is_not_run(tmp_path):
+    class Program:
+        def __reduce__(self):
+            return open, (f'{tmp_path}/ran', 'w')
+    os.makedirs(tmp_path / 'state')
+    torch.save({'world_size': 1, 'weights': Program()}, tmp_path / 'state/shared.pt')
+    (tmp_path / 'state/shared.pt.crc32').write_text(checksum(tmp_path / 'state/shared.pt'))
+    with pytest.raises(UserError, match='shared.pt holds more than tensors'):
+        load_state(str(tmp_path), 0, 1)
+    assert not os.path.exists(tmp_path / 'ran')
+
+
+def test_a_models_own_program_is_not_run(tmp_path):
+    """A folder whose config.json names Python files: transformers would ask; here the answer is no."""
+    config = {'auto_map': {'AutoConfig': 'own.Own', 'AutoModelForCausalLM': 'own.Own'}, 'model_type': 'own'}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'auto_map': {'AutoTokenizer': ['own.Own', None]}}))
+    (tmp_path / 'own.py').write_text(f'open({str(tmp_path / "ran")!r}, "w")\n')
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match='contains custom code'):
+            load(str(tmp_path))
+    assert not os.path.exists(tmp_path / 'ran')
 
 
 @pytest.fixture(scope='module')
