@@ -82,6 +82,19 @@ def test_a_signal_in_every_phase(rows, tmp_path, script, phases, flags):
     assert same(whole, parts) and [r['step'] for r in read_log(parts)] == list(range(1, steps + 1))
 
 
+def test_a_second_signal_ends_at_once():
+    """Two within two seconds are one (torchrun passes on what a terminal sends to all); a later one ends the process."""
+    waits = 'import time, checkpoint; asked = checkpoint.catch_stop(); print("ready", flush=True)\nwhile True: time.sleep(0.05)'
+    process = subprocess.Popen([sys.executable, '-c', waits], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'ready\n'
+    for pause in (0.3, 2.2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(pause)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == -signal.SIGTERM and process.stderr.read().count('stopping') == 1
+
+
 def test_a_killed_rank_ends_the_others_at_once(run, two_ranks, tmp_path):
     """kill -9 of one of two: torchrun names it, the other is gone within seconds, the last checkpoint goes on."""
     (flags, whole), killed = two_ranks, str(tmp_path / 'killed')
