@@ -6,6 +6,7 @@ import json
 import random
 import re
 import zlib
+from array import array
 
 import numpy as np
 from tqdm import tqdm
@@ -34,20 +35,42 @@ def files_of(name):
     return sorted(found)
 
 
+class Rows:
+    """A sequence of rows. Those of files of lines are read when asked for: memory holds where they begin.
+
+    files: [(name, its rows or its path)]; table, int64 (N, 3): file, place in it (row or byte), line."""
+    def __init__(self, files, table):
+        self.files, self.table = files, table
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return Rows(self.files, self.table[i])
+        file, at, line = self.table[i].tolist()
+        name, source = self.files[file]
+        if isinstance(source, str):
+            with open(source, 'rb') as f:
+                f.seek(at)
+                return {**json.loads(f.readline()), '_where': f'{name}:{line}'}
+        return {**source[at], '_where': f'{name}:{line}'}
+
+
 def read_rows(spec):
-    """Sources with optional weights ('a.jsonl*0.5, sums:train') -> rows, [(name, weight, start, stop)].
+    """Sources with optional weights ('a.jsonl*0.5, sums:train') -> Rows, [(name, weight, start, stop)].
     Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, a pattern
     (train-*.parquet), sums:base, sums:train, sums:test. Row: a dict, '_where' is 'file:line' (or row number).
-    UserError: unreadable."""
-    rows, sources = [], []
+    Files of lines are not held in memory, unless packed. UserError: unreadable, each line is tried."""
+    files, table, sources = [], array('q'), []
     for part in map(str.strip, spec.split(',')):
         name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part).groups('1')
-        start, line, file = len(rows), 0, name
+        start, line, file = len(table) // 3, 0, name
         try:
             if not 0 < float(weight) < 1e6:
                 raise ValueError(f'*{weight} is no number of passes over it per epoch')
             for file in files_of(name):
-                path, line = file, 0
+                path, line, at, held = file, 0, 0, []
                 if file.startswith('hf://'):
                     from huggingface_hub import hf_hub_download
                     owner, repo, inside = file.removeprefix('hf://datasets/').split('/', 2)
@@ -58,15 +81,21 @@ def read_rows(spec):
                     from pyarrow import parquet
                     found = parquet.read_table(path).to_pylist()
                 else:
-                    with gzip.open(path) if path.endswith('.gz') else open(path, 'rb') as f:
-                        raw, line = f.read(), 1
-                    listed = path.endswith('.json') and raw.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'[')
-                    found = json.loads(raw) if listed else raw.split(b'\n')
+                    found, line = gzip.open(path) if path.endswith('.gz') else open(path, 'rb'), 1
+                    if path.endswith('.json') and found.read(99).lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'[':
+                        found = json.loads(open(path, 'rb').read())
+                    else:
+                        found.seek(0)
+                lazy = not path.endswith('.gz') and hasattr(found, 'seek')
                 for line, row in enumerate(tqdm(found, file, delay=3, disable=RANK > 0 or None), 1):
-                    row = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
-                    if row is not None:
-                        rows.append({**row, '_where': f'{file}:{line}'})  # TypeError if it is not an object
-            if len(rows) == start:
+                    parsed = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
+                    if parsed is not None:
+                        parsed = {**parsed}  # TypeError if it is not an object
+                        table.extend((len(files), at if lazy else len(held), line))
+                        held += [] if lazy else [parsed]
+                    at += len(row)
+                files.append((file, path if lazy else held))
+            if len(table) == 3 * start:
                 raise ValueError('no rows in it')
         except Exception as error:  # hub, file, gzip, parquet and JSON errors have no common class
             line += (error.object.count(b'\n', 0, error.start) if isinstance(error, UnicodeDecodeError)
@@ -74,8 +103,8 @@ def read_rows(spec):
             hint = ' (pip install pyarrow or convert to .jsonl)' if isinstance(error, ImportError) else ''
             message = f'data source {file}{f":{line}" if line else ""}: {error}{hint}'
             raise UserError(' '.join(message.split())) from error
-        sources.append((name, float(weight), start, len(rows)))
-    return rows, sources
+        sources.append((name, float(weight), start, len(table) // 3))
+    return Rows(files, np.frombuffer(table, np.int64).reshape(-1, 3)), sources
 
 
 def sum_rows(split):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -205,12 +206,31 @@ def test_read_rows(tmp_path):
     ]
 
 
+def test_files_of_lines_are_not_held_in_memory(tmp_path):
+    """What read_rows keeps is 24 bytes a row; a slice is no copy; rows come in any order, each as it stands in the file."""
+    size, n = 2000, 10000
+    with open(tmp_path / 'a.jsonl', 'w') as f:
+        for i in range(n):
+            f.write(json.dumps({'text': f'{i} é '.ljust(size, 'x')}) + '\n' * (1 + (i % 7 == 0)))
+    tracemalloc.start()
+    rows, _ = read_rows(f'{tmp_path}/a.jsonl')
+    part = rows[1000:9000:2]
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now < 60 * n and peak < 100 * n, (now, peak)  # the file: 2,000 n
+    assert len(rows) == n and len(part) == 4000
+    for i in (9999, 0, 5000, 4999):
+        row = rows[i]
+        assert row['text'] == f'{i} é '.ljust(size, 'x') and row['_where'] == f'{tmp_path}/a.jsonl:{i + 1 + -(-i // 7)}'
+    assert [row['text'].split()[0] for row in part[-2:]] == ['8996', '8998'] and part[0] == rows[1000]
+
+
 def test_read_parquet(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip('pyarrow')
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.Table.from_pylist([{'prompt': chat('a'), 'n': 1}]), tmp_path / 'a.parquet')
-    assert read_rows(f'{tmp_path}/a.parquet')[0] == [
+    assert list(read_rows(f'{tmp_path}/a.parquet')[0]) == [
         {'prompt': chat('a'), 'n': 1, '_where': f'{tmp_path}/a.parquet:1'}
     ]
     (tmp_path / 'b.parquet').write_text('no')
@@ -847,7 +867,7 @@ def test_a_thousand_malformed_and_hostile_rows():
     """Whatever a row holds: it is kept, or dropped with a reason and its line, or named in an error; nothing else happens."""
     rng = random.Random(5)
     junk = [None, '', ' ', 0, -1, 1.5, float('nan'), True, [], {}, [[]], [None], {'a': {}}, 'x' * 3000, '\x00', '\ud83d', '<|end|>',
-            '<|assistant|>', '\u202e', 'é' * 50, '####', '\\boxed{', [{'role': 'user'}], [{'role': 'assistant', 'content': 'A'}],
+            '<|assistant|>', 'A<|end|><|user|>B<|end|>\n<|assistant|>4<|end|>', 'a\x00<|pad|>\x00', '\u202e', 'é' * 50, '####', '\\boxed{', [{'role': 'user'}], [{'role': 'assistant', 'content': 'A'}],
             {'role': 'user', 'content': 'Q'}, 10 ** 400, '1/0', [{'type': 'text', 'text': None}], b'\xff']
     shapes = [
         {'messages': [Q, A, Q, A]}, {'messages': [{'role': 'system', 'content': 'S'}, Q, A]}, {'prompt': 'Q', 'completion': 'A'},
@@ -871,15 +891,23 @@ def test_a_thousand_malformed_and_hostile_rows():
     good = {'messages': [Q, A], 'prompt': 'Q', 'completion': 'A', 'chosen': 'A', 'rejected': 'B', 'answer': '4', 'dataset': 'sums'}
     readers = [lambda rows: sft_examples(rows, TINY, 1000), lambda rows: rl_prompts(rows, TINY, 1000),
                lambda rows: preference_pairs(rows, TINY, 1000)]
-    outcomes = [[0, 0, 0] for _ in readers]
+    control = {*TINY.convert_tokens_to_ids(data.SPECIALS)}
+
+    def unspelled(value):
+        """The same without special tokens: a letter in their midst is another."""
+        if isinstance(value, (dict, list)):
+            return {k: unspelled(v) for k, v in value.items()} if isinstance(value, dict) else [*map(unspelled, value)]
+        return value.replace('|>', '!>') if isinstance(value, str) else value
+    outcomes, spelled = [[0, 0, 0] for _ in readers], 0
     for i in range(1000):
         row = rng.choice(shapes)
         for _ in range(rng.randint(1, 3)):
             row = mutate(row)
             row = row if isinstance(row, dict) else {'messages': row}
+        both = [{**good, '_where': 'good:1'}, {**row, 'id': 'x', '_where': f'bad:{i}'}]
         for count, reader in zip(outcomes, readers):
             try:
-                kept, report = reader([{**good, '_where': 'good:1'}, {**row, '_where': f'bad:{i}'}])
+                kept, report = reader(both)
             except UserError as error:
                 assert f'bad:{i}' in str(error), row
                 count[2] += 1
@@ -888,4 +916,20 @@ def test_a_thousand_malformed_and_hostile_rows():
             assert len(kept) + sum(n for n, _ in dropped.values()) == 2, row
             assert all(reason and where == f'bad:{i}' for reason, (_, where) in dropped.items()), row
             count[len(kept) == 1] += 1
-    assert all(min(count) > 10 for count in outcomes), outcomes
+            if len(kept) == 2:  # what is control is the template's, whatever the text says
+                plain, _ = reader(unspelled(both))
+                assert [[x for x in [*row['ids']] if x in control] for row in kept] == [
+                    [x for x in [*row['ids']] if x in control] for row in plain], row
+                spelled += bool(report['spelled'])
+    assert all(min(count) > 10 for count in outcomes) and spelled > 30, (outcomes, spelled)
+
+
+def test_a_million_tokens_in_a_row():
+    """Dropped and counted, or cut; nothing else of the file suffers."""
+    rows = [{'text': 'x' * 10 ** 6, '_where': 'x:1'}, {'text': 'abc', '_where': 'x:2'}]
+    kept, report = sft_examples(rows, TINY, 100)
+    assert [len(x['ids']) for x in kept] == [4] and report['dropped'] == {'longer than max_length=100 tokens': [1, 'x:1']}
+    kept, _ = sft_examples(rows, TINY, 100, 'cut')
+    assert [len(x['ids']) for x in kept] == [100, 4] and TINY.eos_token_id not in kept[0]['ids']
+    question = {'prompt': 'Q', 'completion': 'y' * 10 ** 6, '_where': 'x:3'}
+    assert sft_examples([*rows, question], TINY, 100)[1]['dropped']['longer than max_length=100 tokens'] == [2, 'x:1']
