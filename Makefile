@@ -25,7 +25,7 @@ demo: .venv/run
 	@echo "3/3 accuracy on held-out sums, before and after, by number of operands"
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
-	$(RUN) plot.py out/before.jsonl out/after.jsonl out/tiny_grpo/log.jsonl out/demo.png
+	$(RUN) plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
 
 out/tiny_base/model.safetensors: | .venv/run
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True

@@ -1,50 +1,151 @@
-"""The demo's summary: accuracy by difficulty before and after, and the learning curve as a picture.
+"""Pictures and tables of finished or running runs, from the files that the scripts leave.
 
-    python plot.py BEFORE.jsonl AFTER.jsonl LOG.jsonl PICTURE.png
+    python plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
+    python plot.py out/seeds.svg "SFT=out/sft_*/log.jsonl" "GRPO=out/grpo_*/log.jsonl"
+    python plot.py docs/methods.png docs/curves.jsonl
 
-BEFORE and AFTER are sample.py's completions, LOG a run's log.jsonl. The table needs nothing; the picture
-needs matplotlib, and without it this says so.
+LABEL=PATTERN is one line in each panel, its files are seeds: the line is their mean, the band one standard
+deviation. A file is a script's log.jsonl, or sample.py's completions: of these a table is printed, pass@1 by
+difficulty, its standard error over prompts (several files: the standard deviation over files) and the gain
+from the first label to the last. A file without a label holds many runs: `method` and `seed` of each line say
+which (results.py's). Panels are those that the files have something for; PNG, SVG or PDF by the name.
 """
+import glob
+import itertools
 import json
+import math
+import statistics
 import sys
 from collections import defaultdict
 
+PANELS = {  # key of log.jsonl: its panel's title, its axis
+    'eval/pass@1': ('Held-out pass@1, greedy', 'share solved'),
+    'eval/accuracy': ('Held-out pairs', 'share ranked right'),
+    'reward/mean': ('Reward of rollouts', 'mean reward'),
+    'loss': ('Loss', 'loss'),
+    'completion/len_mean': ('Length of completions', 'tokens'),
+    'hpt/sft_frac': ('Prompts that learn their demonstration', 'share of prompts'),
+    'prefix/len_frac': ('Prefix of hybrid completions', 'share of the demonstration'),
+    'grad_norm': ('Gradient norm, before clipping', 'norm')}
+
 
 def read(path):
-    with open(path) as f:
-        return [json.loads(line) for line in f]
+    """The objects of a file, one a line. SystemExit names the line that is none."""
+    records = []
+    try:
+        with open(path) as f:
+            for line in f:
+                records.append(dict(json.loads(line)))
+    except (OSError, ValueError, TypeError) as error:
+        sys.exit(f'error: {path}{f":{len(records) + 1}" if records else ""}: {error}')
+    if not records or not {'step', 'reward'} & {*records[0]}:
+        sys.exit(f'error: {path}: neither a log.jsonl nor completions of sample.py')
+    return records
 
 
-before, after, log, picture = sys.argv[1:]
-levels = defaultdict(lambda: ([], []))
-for side, path in enumerate((before, after)):
-    for row in read(path):
-        levels[row['difficulty']][side].append(row['reward'])
-levels = dict(sorted(levels.items()))
-everything = [sum((scores[side] for scores in levels.values()), []) for side in (0, 1)]
-print('pass@1 at temperature 1 on held-out rows\ndifficulty  before   after    gain')
-for name, (a, b) in [*levels.items(), ('all', everything)]:
-    a, b = sum(a) / len(a), sum(b) / len(b)
-    print(f'{name!s:>10}  {a:6.3f}  {b:6.3f}  {b - a:+6.3f}')
-try:
-    import matplotlib
-except ImportError:
-    print("no picture: pip install matplotlib, then run this again")
-    sys.exit()
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402  after the backend is chosen
+def spread(values):
+    """Mean and standard deviation, 0 of one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
-records = read(log)
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
-steps = [r['step'] for r in records]
-left.plot(steps, [r['reward/mean'] for r in records], color='0.7', label='reward of rollouts')
-shown = [(r['step'], r['eval/pass@1']) for r in records if 'eval/pass@1' in r]
-left.plot(*zip(*shown), marker='o', label='held-out pass@1, greedy')
-left.set(xlabel='step', ylabel='share solved', ylim=(0, 1), title='Learning curve')
-left.legend()
-for side, name in enumerate(('before', 'after')):
-    right.plot(list(levels), [sum(s[side]) / len(s[side]) for s in levels.values()], marker='o', label=name)
-right.set(xlabel='operands', ylabel='pass@1 at temperature 1', ylim=(0, 1), title='By difficulty')
-right.legend()
-fig.savefig(picture, dpi=120)
-print(f'picture: {picture}')
+
+def curve(runs, key):
+    """x, mean, standard deviation of the records with this key, as far as every run goes. x is the step, or
+    the mean of the runs' TFLOPs where the records have them."""
+    columns = [*zip(*([r for r in run if key in r] for run in runs))]
+    x = [statistics.fmean(r.get('flops', r['step'] * 1e12) / 1e12 for r in column) for column in columns]
+    return x, *([*zip(*(spread([r[key] for r in column]) for column in columns))] or ((), ()))
+
+
+def by_difficulty(runs):
+    """{difficulty: [a run's pass@1, of each run]}, of a log at its last evaluation."""
+    levels = defaultdict(list)
+    for run in runs:
+        scores = defaultdict(list)
+        for r in run:
+            if 'reward' in r:
+                scores[r.get('difficulty')].append(r['reward'])
+        for key, value in next((r for r in reversed(run) if 'eval/pass@1' in r), {}).items():
+            level = key.removeprefix('eval/pass@1/')
+            if level != key:
+                scores[int(level) if level.isdigit() else level] = [value]
+        for level, values in scores.items():
+            levels[level].append(statistics.fmean(values))
+    return dict(sorted(levels.items(), key=lambda item: (isinstance(item[0], str), str(item[0]).zfill(9))))
+
+
+def total(runs):
+    """pass@1 of completions, its standard error over prompts; of several files their deviation."""
+    if len(runs) > 1:
+        return spread([statistics.fmean(r['reward'] for r in run) for run in runs])
+    prompts = defaultdict(list)
+    for r in runs[0]:
+        prompts[r['prompt']].append(r['reward'])
+    mean, deviation = spread([statistics.fmean(rewards) for rewards in prompts.values()])
+    return mean, deviation / math.sqrt(len(prompts))
+
+
+def table(samples):
+    """Lines of pass@1 by difficulty, a column a label."""
+    columns = {label: by_difficulty(runs) for label, runs in samples.items()}
+    yield 'difficulty' + ''.join(f'{label:>9}        ' for label in columns) + '    gain'
+    for level in next(iter(columns.values())):
+        means = [statistics.fmean(levels.get(level, [math.nan])) for levels in columns.values()]
+        yield f'{level!s:>10}' + ''.join(f'{x:9.3f}        ' for x in means) + f'{means[-1] - means[0]:+8.3f}'
+    ends = [total(runs) for runs in samples.values()]
+    yield ('       all' + ''.join(f'{mean:9.3f} ± {error:.3f}' for mean, error in ends)
+           + f'{ends[-1][0] - ends[0][0]:+8.3f}')
+
+
+def draw(picture, logs, samples):
+    """Write the picture: a panel for each key that the files have, the last by difficulty."""
+    keys = [key for key in PANELS if any(key in r for runs in logs.values() for run in runs for r in run)]
+    levels = {label: by_difficulty(runs) for label, runs in {**logs, **samples}.items()}
+    panels = keys + ['difficulty'] * any(len(found) > 1 for found in levels.values())
+    flops = all('flops' in r for runs in logs.values() for run in runs for r in run)
+    width, rows = min(3, len(panels)), -(-len(panels) // 3)
+    figure, axes = pyplot.subplots(rows, width, figsize=(4.4 * width, 3.2 * rows), layout='constrained',
+                                   squeeze=False)
+    for key, axis in itertools.zip_longest(panels, axes.flat):
+        if key is None:
+            axis.set_axis_off()
+            continue
+        for i, label in enumerate(levels if key == 'difficulty' else logs):  # logs come first: C0 is C0
+            x, y, deviation = curve(logs[label], key) if key in PANELS else (
+                [*map(str, levels[label])], *[*zip(*map(spread, levels[label].values()))])
+            if x:
+                axis.plot(x, y, f'C{i}', marker='o' * (len(x) < 20) or None, markersize=4, label=label)
+                band = [[a + s * b for a, b in zip(y, deviation)] for s in (-1, 1)]
+                axis.fill_between(x, *band, color=f'C{i}', alpha=0.2, linewidth=0)
+        title, ylabel = PANELS.get(key, ('By difficulty, at the end', 'pass@1'))
+        axis.set(title=title, ylabel=ylabel, xlabel=('TFLOP' if flops else 'step') if key in PANELS else key)
+        axis.legend(fontsize=8)
+        if ylabel.startswith(('share', 'pass', 'mean reward')):
+            axis.set(ylim=(0, 1))
+        if key == 'grad_norm':
+            axis.set(yscale='log')
+    figure.savefig(picture, dpi=120)
+
+
+if __name__ == '__main__':
+    if len(sys.argv) < 3 or not sys.argv[1].endswith(('.png', '.svg', '.pdf')):
+        sys.exit(__doc__)
+    logs, samples = defaultdict(list), defaultdict(list)
+    for argument in sys.argv[2:]:
+        label, _, pattern = argument.rpartition('=')
+        for path in sorted(glob.glob(pattern)) or [pattern]:
+            records = read(path)
+            runs = defaultdict(list)
+            for r in records:
+                runs[(label or r.get('method', path), r.get('seed'))].append(r)
+            for (name, _), run in runs.items():
+                (samples if 'reward' in run[0] else logs)[name].append(run)
+    if samples:
+        print('pass@1 of completions', *table(samples), sep='\n')
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit('no picture: pip install matplotlib, then run this again')
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    draw(sys.argv[1], logs, samples)
+    print(f'picture: {sys.argv[1]}')

@@ -125,24 +125,4 @@ with open(os.path.join(OUT, 'curves.jsonl'), 'w') as f:  # all that the table an
             scores = {key: value for key, value in r.items() if key.startswith('eval/pass')}
             f.write(json.dumps({'method': m, 'seed': seed, 'flops': flops, 'step': r['step'], **scores}))
             f.write('\n')
-try:
-    import matplotlib
-except ImportError:
-    sys.exit('no picture: pip install matplotlib, then run this again')
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402  after the backend is chosen
-
-fig, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout='constrained', sharey=True)
-for axis, (name, operands) in zip(axes, {'all': ALL, **LEVELS}.items()):
-    for m, curves in runs.items():
-        points = [list(column) for column in zip(*curves)]  # of each evaluation, every seed's
-        x = [statistics.mean(f for f, _ in column) / 1e12 for column in points]
-        scores = [[level(r, operands) for _, r in column] for column in points]
-        y, sd = [statistics.mean(s) for s in scores], [statistics.pstdev(s) for s in scores]
-        axis.plot(x, y, marker='.', label=m)
-        axis.fill_between(x, [a - b for a, b in zip(y, sd)], [a + b for a, b in zip(y, sd)], alpha=0.2)
-    axis.set(xlabel='TFLOP', title=name, ylim=(0, 1))
-axes[0].set(ylabel='held-out pass@1, greedy')
-axes[0].legend(fontsize=8)
-fig.savefig(os.path.join(OUT, 'methods.png'), dpi=120)
-print(f'picture: {OUT}/methods.png')
+subprocess.run([sys.executable, 'plot.py', f'{OUT}/methods.png', f'{OUT}/curves.jsonl'], check=True)
