@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo results test slow lint clean
+.PHONY: demo dpo tulu results test slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -40,6 +40,23 @@ dpo: out/tiny_base/model.safetensors
 	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/3 accuracy on held-out sums at temperature 1 (before: the table above)"
 	$(RUN) sample.py --model=out/tiny_dpo --show=0 --out=out/after_dpo.jsonl --overwrite=True
+
+tulu: out/tiny_base/model.safetensors
+	@echo "1/4 TULU 3 in miniature: sft.py on 480 demonstrations (all four: about 2 minutes on 2 cores)"
+	$(RUN) sft.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
+	@echo "2/4 dpo.py on pairs of that model's own completions"
+	$(RUN) sample.py --model=out/tulu_tiny_sft --data=sums:train --limit=2000 --write=pairs --seed=$(SEED) \
+	  --show=0 --out=out/tulu_tiny_pairs.jsonl --overwrite=True
+	$(RUN) dpo.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
+	@echo "3/4 grpo.py on verifiable rewards"
+	$(RUN) grpo.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
+	@echo "4/4 held-out sums after each stage"
+	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/tulu_0.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_sft --n=4 --show=0 --out=out/tulu_1.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --out=out/tulu_2.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_grpo --n=4 --show=0 --out=out/tulu_3.jsonl --overwrite=True
+	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
+
 results: .venv/run
 	$(RUN) results.py
 

@@ -1,4 +1,4 @@
-"""The 25 rules of IFEval (Zhou et al. 2023, arXiv 2311.07911), by linear scans."""
+"""The 25 rules of IFEval (Zhou et al. 2023, arXiv 2311.07911), by linear scans; also under TULU 3's names."""
 import json
 import operator
 import re
@@ -126,6 +126,9 @@ RULES = {
         '== num_bullets', lambda text: len(re.findall(r'(?m)^[ \t]*(?:-|\*[^*\n])', text))),
     'detectable_format:constrained_response': ('', lambda text: any(
         f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe'))),
+    'length_constraints:divided': ('== N', lambda text: len(filled(text, r'\* \* \*'))),  # TULU 3's, as is:
+    'detectable_format:choice': ('options', lambda text, options: any(
+        re.search(rf'(?<!\w){re.escape(str(x))}(?!\w)', text) for x in options)),
     'detectable_format:number_highlighted_sections': ('>= num_highlights', highlights),
     'detectable_format:multiple_sections': ('>= num_sections section_spliter', lambda text, word: len(
         re.findall(re.escape(word) + r'\s?\d+', text))),
@@ -144,19 +147,43 @@ RULES = {
     'change_case:english_capital': ('', lambda text: text.isupper() and in_language(text, 'en')),
     'change_case:english_lowercase': ('', lambda text: text.islower() and in_language(text, 'en')),
     'punctuation:no_comma': ('', lambda text: ',' not in text)}
-RELATIONS = {'less than': operator.lt, 'at least': operator.ge, '>=': operator.ge, '==': operator.eq}
+RELATIONS = {'less than': operator.lt, 'at least': operator.ge, '>=': operator.ge, '==': operator.eq,
+             'at most': operator.le, 'around': lambda n, goal: abs(n - goal) <= max(1, round(goal / 10))}
+# func_name of TULU 3's RLVR rows (open-instruct, if_functions.py): our rule, what a row calls its arguments
+TULU = {name: (rule, wanted) for text in '''
+verify_keywords existence keyword_list, validate_forbidden_words forbidden_words forbidden_words,
+verify_keyword_frequency frequency == N word, verify_letter_frequency letter_frequency == N letter,
+validate_response_language response_language language, verify_paragraph_count divided == N,
+validate_word_constraint number_words quantifier N,
+verify_sentence_constraint number_sentences quantifier N,
+validate_paragraphs nth_paragraph_first_word first_word N i,
+verify_postscript postscript postscript_marker, validate_placeholders number_placeholders >= N,
+verify_bullet_points number_bullet_lists == N, validate_title title, validate_choice choice options,
+validate_json_format json_format, validate_quotation quotation,
+validate_highlighted_sections number_highlighted_sections >= N, validate_two_responses two_responses,
+validate_sections multiple_sections >= N section_splitter,
+validate_repeat_prompt repeat_prompt original_prompt, validate_uppercase english_capital,
+validate_lowercase english_lowercase, validate_end end_checker end_phrase,
+validate_frequency_capital_words capital_word_frequency quantifier N,
+validate_no_commas no_comma'''.split(',')
+        for name, last, *wanted in [text.split()] for rule in RULES if rule.split(':')[1] == last}
 
 def instructions(truth):
     """[(id, [relation and number,] arguments)], mode of a truth. Raises GaveUp on what is unknown."""
     truth = loaded(truth)
     truth = loaded(truth[0] if isinstance(truth, list) and len(truth) == 1 else truth, dict)
     ids, found = truth.get('instruction_id_list') or truth.get('instruction_id'), []
-    need(ids and len(ids) == len(truth.get('kwargs') or []), 'as many kwargs as ids are needed')
-    for name, given in zip(ids, truth['kwargs']):
-        need(name in RULES, f'unknown instruction {name!r}')
-        wanted = RULES[name][0].split()
-        values = [RELATIONS.get(key) or (given or {}).get(key) for key in wanted]
-        values = [RELATIONS.get(x) if 'relation' in key else x for key, x in zip(wanted, values)]
+    if 'func_name' in truth:
+        need(truth['func_name'] in TULU, f'unknown func_name {truth["func_name"]!r}')
+        asked = [(*TULU[truth['func_name']], truth)]
+    else:
+        need(ids and len(ids) == len(truth.get('kwargs') or []), 'as many kwargs as ids are needed')
+        need({*ids} <= {*RULES}, f'unknown instruction in {ids}')
+        asked = [(name, RULES[name][0].split(), given or {}) for name, given in zip(ids, truth['kwargs'])]
+    for name, wanted, given in asked:
+        values = [RELATIONS.get(key) or given.get(key) for key in wanted]
+        values = [RELATIONS.get(x) if key == 'quantifier' or 'relation' in key else x
+                  for key, x in zip(wanted, values)]
         known = wanted != ['language'] or values[0] in {**LANGUAGES, **SCRIPTS}
         need(None not in values and known, f'{name} takes {", ".join(wanted)}, not {given}')
         found.append((name, values))

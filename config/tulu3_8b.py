@@ -1,6 +1,6 @@
-# TULU 3 8B (arXiv 2411.15124) under its public names, sft.py and then dpo.py, for example
-# torchrun --nproc-per-node 8 dpo.py config/tulu3_8b.py. 8B does not fit 80 GB GPUs this way (memory plan).
-model = 'meta-llama/Llama-3.1-8B' if script == 'sft' else 'out/tulu3_8b_sft'
+# TULU 3 8B (arXiv 2411.15124) under its public names: sft.py, dpo.py, then grpo.py (TULU 3.1's settings):
+# torchrun --nproc-per-node 8 dpo.py config/tulu3_8b.py, say. 8B does not fit 80 GB GPUs; tulu3_4b.py does.
+model = {'sft': 'meta-llama/Llama-3.1-8B', 'dpo': 'out/tulu3_8b_sft', 'grpo': 'out/tulu3_8b_dpo'}.get(script)
 chat_template = 'config/tulu3.jinja' if script == 'sft' else ''  # afterwards the checkpoint has it
 out_dir = f'out/tulu3_8b_{script}'
 activation_checkpointing = True
@@ -21,3 +21,11 @@ if script == 'dpo':
     loss_type, beta = 'dpo_norm', 5.0
     max_steps, epochs, batch_size, max_length, overlong = 0, 1.0, 128, 2048, 'cut'
     learning_rate, warmup_steps, checkpoint_every = 5e-7, 212, 500  # warm-up 10 %
+if script == 'grpo':  # rewards of 1, not 10: centred and divided by their deviation they are the same
+    # a row names its verifier; needs pyarrow
+    data = 'hf://datasets/allenai/RLVR-GSM-MATH-IF-Mixed-Constraints/data/train-*.parquet'
+    prompts_per_step, group_size, updates_per_rollout = 48, 16, 2
+    max_prompt_tokens, max_new_tokens, temperature, kv_cache_gb = 2048, 2048, 1.0, 24.0
+    beta, clip_low, clip_high, loss_denominator = 0.01, 0.2, 0.2, 'tokens'
+    learning_rate, schedule, warmup_steps, importance_cap = 5e-7, 'constant', 0, 2.0
+    max_steps, checkpoint_every = 5208, 100  # 2 million completions

@@ -9,7 +9,7 @@ import pytest
 
 import sandbox
 import verify as module
-from ifeval import RULES
+from ifeval import RULES, TULU
 from verify import KINDS, boxed, check_truth, extract, gave_up, kind_of, verify
 
 
@@ -221,11 +221,11 @@ needs_sandbox = pytest.mark.skipif(not sandbox.sandboxed(), reason='no namespace
     ('while True: print("y" * 10**5)', 0, 'too much output'),
     ('open("/tmp/escaped_verify", "w")', 0, 'exit 1'), ('import socket; socket.create_connection(("1.1.1.1", 53))', 0, 'exit 1'),
     ('import subprocess; subprocess.Popen(["sleep", "4321"], start_new_session=True); print(3)', 1, '1 tests')])
-def test_sandbox_leaves_nothing(program, verdict, rule):
-    before = set(os.listdir(tempfile.gettempdir()))
+def test_sandbox_leaves_nothing(monkeypatch, tmp_path, program, verdict, rule):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))  # other tests' sandboxes are elsewhere
     assert (verdict, True) == (lambda r: (r[0], rule in r[1]))(
         verify('code', f'```python\n{program}\n```', code_truth(), explain=True))
-    assert not {x for x in set(os.listdir(tempfile.gettempdir())) - before if x.startswith(('verify', 'escaped'))}
+    assert not os.listdir(tmp_path) and not os.path.exists('/tmp/escaped_verify')
     time.sleep(0.05)
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
@@ -281,11 +281,51 @@ def test_workers_survive_death_and_count(tmp_path):
         check_truth(f'{tmp_path}/none.py:f', 'a')
 
 
+TULU_ROWS = {  # func_name: arguments, a text that follows it, one that does not
+    'verify_keywords': ({'keyword_list': ['apple', 'pear']}, 'An Apple, a pear.', 'An apple.'),
+    'verify_keyword_frequency': ({'word': 'go', 'N': 2}, 'Go, go!', 'go go go'),
+    'validate_forbidden_words': ({'forbidden_words': ['no']}, 'know', 'No.'),
+    'verify_letter_frequency': ({'letter': 'z', 'N': 2}, 'pizza', 'zzz'),
+    'validate_response_language': ({'language': 'de'}, 'Das ist nicht für den Hund.', 'This is not for the dog.'),
+    'verify_paragraph_count': ({'N': 2}, 'a\n* * *\nb', 'a'), 'validate_title': ({}, '<<T>> a', 'T a'),
+    'validate_word_constraint': ({'N': 20, 'quantifier': 'around'}, 'a ' * 22, 'a ' * 23),
+    'verify_sentence_constraint': ({'N': 2, 'quantifier': 'at most'}, 'One. Two.', 'One. Two. Three.'),
+    'validate_paragraphs': ({'N': 2, 'i': 2, 'first_word': 'so'}, 'A b.\n\nSo it is.', 'So.\n\nIt is.'),
+    'verify_postscript': ({'postscript_marker': 'P.S.'}, 'a\nP.S. b', 'a'), 'validate_no_commas': ({}, 'a b', 'a, b'),
+    'validate_placeholders': ({'N': 2}, '[a] and [b]', '[a]'), 'verify_bullet_points': ({'N': 2}, '* a\n* b', '* a'),
+    'validate_choice': ({'options': ['yes', 'no']}, 'I say no.', 'nobody'), 'validate_json_format': ({}, '{"a": 1}', '{a: 1}'),
+    'validate_highlighted_sections': ({'N': 1}, 'a *b*', 'a'), 'validate_quotation': ({}, '"a"', 'a'),
+    'validate_sections': ({'N': 2, 'section_splitter': 'Part'}, 'Part 1 a Part 2 b', 'Part 1 a'),
+    'validate_repeat_prompt': ({'original_prompt': 'Say it'}, 'Say it. Done.', 'Done.'),
+    'validate_two_responses': ({}, 'a ****** b', 'a ****** a'), 'validate_uppercase': ({}, 'THE DOG AND THE CAT', 'The dog'),
+    'validate_lowercase': ({}, 'the dog and the cat', 'The dog'), 'validate_end': ({'end_phrase': 'The end.'}, 'So. The end.', 'The end. So.'),
+    'validate_frequency_capital_words': ({'N': 2, 'quantifier': 'at least'}, 'BIG and RED', 'BIG and red')}
+
+
+@pytest.mark.parametrize('name', TULU_ROWS)
+def test_tulu3_names_of_the_rules(name):
+    """RLVR rows as they are published: JSON with every argument's name, those of other functions null."""
+    arguments, follows, does_not = TULU_ROWS[name]
+    every = {key for given, *_ in TULU_ROWS.values() for key in given}
+    truth = json.dumps({'func_name': name, **dict.fromkeys(every), **arguments})
+    assert verify('ifeval', follows, truth) == 1 and verify('ifeval', does_not, truth) == 0
+    check_truth('ifeval', truth)
+    if arguments:
+        with pytest.raises(ValueError, match=TULU[name][0]):
+            check_truth('ifeval', json.dumps({'func_name': name}))
+
+
+def test_tulu3_has_25_names_and_no_others():
+    assert TULU_ROWS.keys() == TULU.keys() and len(TULU) == 25
+    with pytest.raises(ValueError, match='unknown func_name'):
+        check_truth('ifeval', '{"func_name": "validate_all"}')
+
+
 def test_ifeval_and_countdown_truths():
     good = {'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
     check_truth('ifeval', good)
     assert verify('ifeval', 'no', str(good)) == 1 and verify('ifeval', 'a, b', str(good)) == 0
-    assert len(RULES) == 25
+    assert len(RULES) == 25 + 2  # two are TULU 3's
     two = {'instruction_id_list': ['length_constraints:number_sentences'], 'kwargs': [{'relation': 'at least', 'num_sentences': 2}]}
     for text, verdict in [('Mr. A went. He left!', 1), ('One, e.g. this.', 0), ('Wait... what? No.', 1), ('. . . One.', 0)]:
         assert verify('ifeval', text, two) == verdict
