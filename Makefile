@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo tulu results test slow lint clean
+.PHONY: demo dpo tulu ablations results test slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -56,6 +56,9 @@ tulu: out/tiny_base/model.safetensors
 	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --out=out/tulu_2.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tulu_tiny_grpo --n=4 --show=0 --out=out/tulu_3.jsonl --overwrite=True
 	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
+
+ablations: out/tiny_base/model.safetensors
+	$(RUN) docs/ablations/run.py
 
 results: .venv/run
 	$(RUN) results.py

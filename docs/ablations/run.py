@@ -1,0 +1,65 @@
+"""Each diff of this folder, three seeds with it and three without, from the demo's start model: make ablations.
+
+    python docs/ablations/run.py             # about half an hour on 2 cores; goes on where it was stopped
+    python docs/ablations/run.py positive    # one of them
+
+A diff begins with two lines that git apply skips: what it changes, and the command of both arms. The patched copy of the code lies
+in out/ablations; nothing of the working tree changes. Writes outcomes.jsonl (every evaluation) and prints the table.
+"""
+import glob
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+SEEDS = (1, 2, 3)
+
+
+def code(name, arm):
+    """A folder with the scripts, patched unless arm is 'baseline'."""
+    folder = os.path.join(ROOT, 'out', 'ablations', f'{name}_{arm}')
+    os.makedirs(folder, exist_ok=True)
+    for path in glob.glob(os.path.join(ROOT, '*.py')):
+        shutil.copy(path, folder)
+    if arm != 'baseline':
+        subprocess.run(['git', 'apply', f'--directory={os.path.relpath(folder, ROOT)}', os.path.join(HERE, f'{name}.diff')],
+                       cwd=ROOT, check=True)
+    return folder
+
+
+def train(job):
+    """The evaluations of one run: [{'step', 'eval/pass@1'}]."""
+    name, arm, seed = job
+    command = open(os.path.join(HERE, f'{name}.diff')).readlines()[1]
+    folder, (_, script, *flags) = code(name, arm), shlex.split(command)
+    out_dir = os.path.join(folder, f'seed{seed}')
+    if not os.path.exists(os.path.join(out_dir, 'model.safetensors')):
+        with open(f'{out_dir}.txt', 'w') as output:
+            subprocess.run([sys.executable, os.path.join(folder, script), *flags, f'--seed={seed}', f'--out_dir={out_dir}',
+                            '--overwrite=True'], cwd=ROOT, stdout=output, stderr=output, check=True,
+                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        print(f'{name}, {arm}, seed {seed}: done', flush=True)
+    with open(os.path.join(out_dir, 'log.jsonl')) as f:
+        records = [json.loads(line) for line in f]
+    return [{'step': r['step'], 'eval/pass@1': r['eval/pass@1']} for r in records if 'eval/pass@1' in r]
+
+
+if __name__ == '__main__':
+    names = sys.argv[1:] or sorted(os.path.basename(path)[:-5] for path in glob.glob(os.path.join(HERE, '*.diff')))
+    jobs = [(name, arm, seed) for name in names for arm in ('baseline', 'variant') for seed in SEEDS]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = dict(zip(jobs, pool.map(train, jobs)))
+    if not sys.argv[1:]:
+        with open(os.path.join(HERE, 'outcomes.jsonl'), 'w') as f:
+            for (name, arm, seed), points in outcomes.items():
+                f.writelines(json.dumps({'ablation': name, 'arm': arm, 'seed': seed, **r}) + '\n' for r in points)
+    print('| ablation | as it is | with the diff |\n|---|---|---|')
+    for name in names:
+        ends = [[outcomes[name, arm, seed][-1]['eval/pass@1'] for seed in SEEDS] for arm in ('baseline', 'variant')]
+        print(f'| {name} | ' + ' | '.join(f'{statistics.mean(x):.3f} ± {statistics.stdev(x):.3f}' for x in ends) + ' |')

@@ -1,0 +1,102 @@
+"""Whether the exercises of EXERCISES.md are solved in this tree: pytest -q tests/exercises/check.py -k NAME.
+
+Not part of the suite; tests/test_exercises.py sees each fail before and pass after its solution beside this file.
+"""
+import json
+import math
+import os
+import types
+
+import pytest
+import test_data
+import torch
+from conftest import ROOT, script_until_loop
+from verify import verify
+
+
+@pytest.fixture()
+def load(monkeypatch, tmp_path):
+    """A script up to its loop, on four sums, groups of four; and the source of its loss."""
+    rows = [{'prompt': f'{i}+4', 'answer': str(i + 4), 'demonstration': f'{i} {i + 4} #### {i + 4}', 'dataset': 'sums',
+             'chosen': f'{i} {i + 4} #### {i + 4}', 'rejected': '#### 99'} for i in range(4)]
+    (tmp_path / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return lambda script, *flags: script_until_loop(
+        monkeypatch, script, '--model=tiny', f'--data={tmp_path}/rows.jsonl', '--eval_prompts=', f'--out_dir={tmp_path}/run', *flags)
+
+
+def judged(ns, *rewards):
+    """What rollout() makes of a group with these rewards."""
+    scores = iter(rewards)
+    ns.update(generate=lambda lm, prompts, n, *_, **__: [
+        [{'ids': [5], 'logprobs': torch.zeros(1), 'stopped': True} for _ in range(n)] for _ in prompts],
+        verify_all=lambda items: [(float(next(scores)), False) for _ in items])
+    return ns['rollout']([0], 0)[0]
+
+
+def test_mask(monkeypatch):
+    """answer.txt names a test of tests/test_data.py that passes, and fails when the end of turn is not trained."""
+    with open(os.path.join(ROOT, 'answer.txt')) as f:
+        spoke = getattr(test_data, f.read().strip())
+    spoke()  # data.py itself is whole again
+    with open(os.path.join(ROOT, 'data.py')) as f:
+        source = f.read()
+    assert source.count('mask[a:b + 1] = True') == 1
+    broken = types.ModuleType('broken')
+    exec(source.replace('mask[a:b + 1] = True', 'mask[a:b] = True'), broken.__dict__)
+    monkeypatch.setattr(test_data, 'sft_examples', broken.sft_examples)
+    with pytest.raises(AssertionError):
+        spoke()
+
+
+def test_rloo(load):
+    """A completion's baseline is the mean of the other three."""
+    ns, _ = load('grpo.py', '--group_size=4', '--advantage_std=False')
+    assert judged(ns, 1, 0, 0, 1)['advantages'].tolist() == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
+    assert judged(ns, 1, 0, 0, 0)['advantages'].tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert judged(ns, 1, 1, 1, 1)['advantages'].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize('ratio, advantage, objective, gradient', [
+    (10.0, -1.0, -3.0, False),  # only this is new: min(-10, -1.28) = -10, and not below 3 x the advantage
+    (2.0, -1.0, -2.0, True), (10.0, 1.0, 1.28, False), (1.1, 1.0, 1.1, True), (0.5, -1.0, -0.8, False)])
+def test_dualclip(load, ratio, advantage, objective, gradient):
+    ns, block = load('grpo.py')
+    group = {'prompt': ns['prompts'][0], 'advantages': torch.tensor([advantage]),
+             'completions': [{'ids': [5, 6, 7], 'logprobs': torch.zeros(3), 'stopped': True}]}
+    ns['micro_batches'] = (micro,) = ns['micro_batches_of']([group])
+    with torch.no_grad():
+        logprobs, _ = ns['policy'](micro['ids'], micro['lengths'], micro['index'], 1.0, micro['parents'])
+    micro['old_logprobs'] = logprobs - math.log(ratio)
+    exec(block, ns)
+    assert ns['sums'][0].item() == pytest.approx(-objective, rel=1e-5)  # the mean over three tokens
+    assert (max(p.grad.abs().max().item() for p in ns['lm'].parameters()) > 1e-6) == gradient
+
+
+def test_penalty():
+    """my_reward.py's reward: 1 for the right number after the last ####, 0.01 less for each character over 20."""
+    kind = os.path.join(ROOT, 'my_reward.py') + ':reward'
+    for text, reward in [('#### 8', 1), ('8', 0), ('#### 9', 0), ('#### 9 #### 8', 1), ('3+5 = '.ljust(14) + '#### 8', 1),
+                         ('3+5 = '.ljust(24) + '#### 8', 0.9), ('x' * 94 + '#### 8', 0.2), ('x' * 500 + '#### 8', 0)]:
+        assert verify(kind, text, '8') == pytest.approx(reward), text
+
+
+def test_hinge(load):
+    """--loss_type=hinge: max(0, 1 - beta x the difference of the summed log-ratios)."""
+    ns, _ = load('dpo.py', '--loss_type=hinge', '--beta=0.1', '--eval_data=')
+    pairs = ns['pairs'][:3]
+    for pair, reference in zip(pairs, ([-2.0, -2.5], [-9.0, -4.0], [-1.0, -21.0])):
+        pair['ref_logprobs'] = reference
+    logprobs = torch.tensor([[-3.0, -4.5], [-20.0, -2.0], [-1.0, -41.0]], requires_grad=True)
+    losses, _ = ns['preference_loss'](logprobs, pairs)
+    # differences of log-ratios: -1 - -2 = 1, -11 - 2 = -13, 0 - -20 = 20
+    assert losses.tolist() == pytest.approx([0.9, 2.3, 0.0])
+    losses.sum().backward()
+    assert logprobs.grad.tolist()[1:] == [pytest.approx([-0.1, 0.1]), [0.0, 0.0]]
+
+
+def test_gate(load):
+    """hpt.py's threshold falls in a straight line from gamma at the first step to 0 at the last."""
+    ns, _ = load('hpt.py', '--group_size=4', '--gamma=0.5', '--max_steps=100')
+    for step, solved, taught in ((0, 2, True), (0, 3, False), (40, 1, True), (60, 1, False), (49, 1, True), (99, 0, True)):
+        ns['step'] = step
+        assert judged(ns, *[1] * solved, *[0] * (4 - solved))['taught'] == taught, (step, solved)
