@@ -1,10 +1,11 @@
-"""Each diff of this folder, three seeds with it and three without, from the demo's start model: make ablations.
+"""Each diff of this folder: three seeds with it, three without, from the demo's start model (make ablations).
 
     python docs/ablations/run.py             # about half an hour on 2 cores; goes on where it was stopped
     python docs/ablations/run.py positive    # one of them
 
-A diff begins with two lines that git apply skips: what it changes, and the command of both arms. The patched copy of the code lies
-in out/ablations; nothing of the working tree changes. Writes outcomes.jsonl (every evaluation) and prints the table.
+A diff begins with two lines that git apply skips: what it changes, and the command of both arms. The patched
+copies of the code lie in out/ablations; nothing of the working tree changes. Writes outcomes.jsonl, every
+evaluation, and prints the table.
 """
 import glob
 import json
@@ -28,8 +29,8 @@ def code(name, arm):
     for path in glob.glob(os.path.join(ROOT, '*.py')):
         shutil.copy(path, folder)
     if arm != 'baseline':
-        subprocess.run(['git', 'apply', f'--directory={os.path.relpath(folder, ROOT)}', os.path.join(HERE, f'{name}.diff')],
-                       cwd=ROOT, check=True)
+        subprocess.run(['git', 'apply', f'--directory={os.path.relpath(folder, ROOT)}',
+                        os.path.join(HERE, f'{name}.diff')], cwd=ROOT, check=True)
     return folder
 
 
@@ -41,9 +42,9 @@ def train(job):
     out_dir = os.path.join(folder, f'seed{seed}')
     if not os.path.exists(os.path.join(out_dir, 'model.safetensors')):
         with open(f'{out_dir}.txt', 'w') as output:
-            subprocess.run([sys.executable, os.path.join(folder, script), *flags, f'--seed={seed}', f'--out_dir={out_dir}',
-                            '--overwrite=True'], cwd=ROOT, stdout=output, stderr=output, check=True,
-                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
+            subprocess.run([sys.executable, os.path.join(folder, script), *flags, f'--seed={seed}',
+                            f'--out_dir={out_dir}', '--overwrite=True'], cwd=ROOT, check=True, stdout=output,
+                           stderr=output, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         print(f'{name}, {arm}, seed {seed}: done', flush=True)
     with open(os.path.join(out_dir, 'log.jsonl')) as f:
         records = [json.loads(line) for line in f]
@@ -51,15 +52,20 @@ def train(job):
 
 
 if __name__ == '__main__':
-    names = sys.argv[1:] or sorted(os.path.basename(path)[:-5] for path in glob.glob(os.path.join(HERE, '*.diff')))
+    every = sorted(os.path.basename(path)[:-5] for path in glob.glob(os.path.join(HERE, '*.diff')))
+    names = sys.argv[1:] or every
     jobs = [(name, arm, seed) for name in names for arm in ('baseline', 'variant') for seed in SEEDS]
     with ThreadPoolExecutor(2) as pool:
         outcomes = dict(zip(jobs, pool.map(train, jobs)))
-    if not sys.argv[1:]:
+    if names == every:
         with open(os.path.join(HERE, 'outcomes.jsonl'), 'w') as f:
             for (name, arm, seed), points in outcomes.items():
-                f.writelines(json.dumps({'ablation': name, 'arm': arm, 'seed': seed, **r}) + '\n' for r in points)
+                about = {'ablation': name, 'arm': arm, 'seed': seed}
+                f.writelines(json.dumps({**about, **r}) + '\n' for r in points)
     print('| ablation | as it is | with the diff |\n|---|---|---|')
     for name in names:
-        ends = [[outcomes[name, arm, seed][-1]['eval/pass@1'] for seed in SEEDS] for arm in ('baseline', 'variant')]
-        print(f'| {name} | ' + ' | '.join(f'{statistics.mean(x):.3f} ± {statistics.stdev(x):.3f}' for x in ends) + ' |')
+        cells = []
+        for arm in ('baseline', 'variant'):
+            ends = [outcomes[name, arm, seed][-1]['eval/pass@1'] for seed in SEEDS]
+            cells.append(f'{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}')
+        print(f'| {name} | {" | ".join(cells)} |')
