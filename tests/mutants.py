@@ -1,7 +1,7 @@
 """Breaks, one at a time, the line that an invariant rests on, and sees that its test speaks.
 
     python tests/mutants.py            # all of them, about 9 minutes on 2 cores; not part of the suite
-    python tests/mutants.py 3 8        # those of invariants 3 and 8 of README.md's table
+    python tests/mutants.py 3 faults   # those of invariant 3 of README.md's table, and of its bad days
 
 A mutant that survives is a test that guards nothing: the exit code is then 1.
 """
@@ -79,6 +79,12 @@ MUTANTS = [
     (10, 'prefix_rft.py', "{**c, 'ids': shown + c['ids'],", "{**c, 'ids': tokenizer(' ' + tokenizer.decode(shown))['input_ids'] + c['ids'],",
      HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
     (10, 'prefix_rft.py', "{seed} {first + i} {j}", "{seed} {i} {j} {rank}", HYBRIDS + 'test_two_ranks_are_one_and_resume_is_bit_exact'),
+    ('faults', 'grpo.py', '    if any(gather(bool(stopping))):', '    if False:', FAULTS + 'test_a_signal_in_every_phase'),
+    ('faults', 'sft.py', '    os.makedirs(out_dir, exist_ok=True)  # deleted', '    pass  # deleted', FAULTS + 'test_out_dir_deleted_under_a_run'),
+    ('faults', 'checkpoint.py', 'weights_only=True', 'weights_only=False', FAULTS + 'test_a_pickled_program_in_a_checkpoint_is_not_run'),
+    ('faults', 'checkpoint.py', "os.path.getsize(log_path) >= shared['log_bytes']", 'True', FAULTS + 'test_out_dir_deleted_under_a_run'),
+    ('rows', 'rows.py', 'held += [] if lazy else [parsed]', 'held += [parsed]', DATA + '::test_files_of_lines_are_not_held_in_memory'),
+    ('rows', 'data.py', "re.sub(specials(tokenizer), BEGIN + r'\\g<0>' + END, text)\n    if", 'text\n    if', DATA + '::test_a_thousand_malformed_and_hostile_rows'),
 ]
 
 
