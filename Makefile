@@ -4,7 +4,7 @@ SEED ?= 1337
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo tulu ablations results test slow lint clean
+.PHONY: demo dpo tulu figures speed ablations results test slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -56,6 +56,22 @@ tulu: out/tiny_base/model.safetensors
 	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --out=out/tulu_2.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tulu_tiny_grpo --n=4 --show=0 --out=out/tulu_3.jsonl --overwrite=True
 	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
+
+figures: .venv/run
+	@echo "the README's tables of demo, dpo and tulu, three seeds, into docs/demo.txt: about 20 minutes on 2 cores"
+	for seed in 1337 1 2; do for target in demo dpo tulu; do echo "make $$target SEED=$$seed"; \
+	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; \
+	  done; done | tee docs/demo.txt
+
+speed: .venv/dev
+	@echo "the README's figures of speed into docs/speed.txt: about half an hour on 2 cores that do nothing else"
+	for flags in "sft --against=trl" "dpo --against=trl" "grpo --against=trl" \
+	  "grpo --against=trl --fill=0.4 --new_tokens=128" "grpo --against=trl --prompt_tokens=400" \
+	  "generate --against=transformers --new_tokens=128" \
+	  "generate --against=transformers --new_tokens=128 --fill=0.4" \
+	  "generate --against=transformers --new_tokens=128 --fill=0.4 --prompt_tokens=448" \
+	  "generate --against=continuous --new_tokens=128 --rounds=3" memory scale verify; do \
+	  echo "python bench.py --what=$$flags"; $(RUN) bench.py --what=$$flags 2>/dev/null; done | tee docs/speed.txt
 
 ablations: out/tiny_base/model.safetensors
 	$(RUN) docs/ablations/run.py

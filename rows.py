@@ -61,7 +61,7 @@ def read_rows(spec):
     """Sources with optional weights ('a.jsonl*0.5, sums:train') -> Rows, [(name, weight, start, stop)].
     Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, a pattern
     (train-*.parquet), sums:base, sums:train, sums:test. Row: a dict, '_where' is 'file:line' (or row number).
-    Files of lines are not held in memory, unless packed. UserError: unreadable, each line is tried."""
+    Files of lines are not held in memory, but .gz and pipes; each line is tried. UserError: unreadable."""
     files, table, sources = [], array('q'), []
     for part in map(str.strip, spec.split(',')):
         name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part).groups('1')
@@ -82,11 +82,9 @@ def read_rows(spec):
                     found = parquet.read_table(path).to_pylist()
                 else:
                     found, line = gzip.open(path) if path.endswith('.gz') else open(path, 'rb'), 1
-                    if path.endswith('.json') and found.read(99).lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'[':
-                        found = json.loads(open(path, 'rb').read())
-                    else:
-                        found.seek(0)
-                lazy = not path.endswith('.gz') and hasattr(found, 'seek')
+                    head = path.endswith('.json') and open(path, 'rb').read(99).lstrip(b'\xef\xbb\xbf \t\r\n')
+                    found = json.loads(found.read()) if head and head[:1] == b'[' else found
+                lazy = not path.endswith('.gz') and hasattr(found, 'seekable') and found.seekable()  # no pipe
                 for line, row in enumerate(tqdm(found, file, delay=3, disable=RANK > 0 or None), 1):
                     parsed = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
                     if parsed is not None:

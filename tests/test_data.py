@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import threading
 import tracemalloc
 
 import numpy as np
@@ -223,6 +224,15 @@ def test_files_of_lines_are_not_held_in_memory(tmp_path):
         row = rows[i]
         assert row['text'] == f'{i} é '.ljust(size, 'x') and row['_where'] == f'{tmp_path}/a.jsonl:{i + 1 + -(-i // 7)}'
     assert [row['text'].split()[0] for row in part[-2:]] == ['8996', '8998'] and part[0] == rows[1000]
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    """--data=<(zcat ...): it cannot be read again."""
+    os.mkfifo(tmp_path / 'pipe')
+    writer = threading.Thread(target=lambda: (tmp_path / 'pipe').write_text('{"text": "a"}\n{"text": "b"}\n'))
+    writer.start()
+    assert [row['text'] for row in read_rows(f'{tmp_path}/pipe')[0]] == ['a', 'b']
+    writer.join()
 
 
 def test_read_parquet(tmp_path, monkeypatch):
