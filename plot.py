@@ -97,9 +97,10 @@ def table(samples):
 
 
 def draw(picture, logs, samples):
-    """Write the picture: a panel for each key that the files have, the last by difficulty."""
+    """Write the picture: a panel for each key that the files have, the last by difficulty: of completions, or
+    of the logs' last evaluations."""
     keys = [key for key in PANELS if any(key in r for runs in logs.values() for run in runs for r in run)]
-    levels = {label: by_difficulty(runs) for label, runs in {**logs, **samples}.items()}
+    levels = {label: by_difficulty(runs) for label, runs in (samples or logs).items()}
     panels = keys + ['difficulty'] * any(len(found) > 1 for found in levels.values())
     flops = all('flops' in r for runs in logs.values() for run in runs for r in run)
     width, rows = min(3, len(panels)), -(-len(panels) // 3)
@@ -109,14 +110,16 @@ def draw(picture, logs, samples):
         if key is None:
             axis.set_axis_off()
             continue
-        for i, label in enumerate(levels if key == 'difficulty' else logs):  # logs come first: C0 is C0
+        for label in logs if key in PANELS else levels:
             x, y, deviation = curve(logs[label], key) if key in PANELS else (
                 [*map(str, levels[label])], *[*zip(*map(spread, levels[label].values()))])
             if x:
-                axis.plot(x, y, f'C{i}', marker='o' * (len(x) < 20) or None, markersize=4, label=label)
+                color = f'C{[*logs, *samples].index(label)}'
+                axis.plot(x, y, color, marker='o' * (len(x) < 20) or None, markersize=4, label=label)
                 band = [[a + s * b for a, b in zip(y, deviation)] for s in (-1, 1)]
-                axis.fill_between(x, *band, color=f'C{i}', alpha=0.2, linewidth=0)
-        title, ylabel = PANELS.get(key, ('By difficulty, at the end', 'pass@1'))
+                axis.fill_between(x, *band, color=color, alpha=0.2, linewidth=0)
+        what = 'Completions, by difficulty' if samples else 'Last evaluation, by difficulty'
+        title, ylabel = PANELS.get(key, (what, 'pass@1'))
         axis.set(title=title, ylabel=ylabel, xlabel=('TFLOP' if flops else 'step') if key in PANELS else key)
         axis.legend(fontsize=8)
         if ylabel.startswith(('share', 'pass', 'mean reward')):

@@ -58,7 +58,7 @@ def test_files_and_pictures(tmp_path):
         done = subprocess.run([*command, str(tmp_path / name), *files], capture_output=True, text=True, check=True)
         assert done.stdout == f'picture: {tmp_path}/{name}\n' and os.path.getsize(tmp_path / name) > 5000
     svg = (tmp_path / 'a.svg').read_text()
-    assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1, greedy', 'Loss', 'By difficulty, at the end', 'GRPO'))
+    assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1, greedy', 'Loss', 'Last evaluation, by difficulty', 'difficulty', 'GRPO'))
     (tmp_path / 'bad.jsonl').write_text('{"step": 1}\n{"step"\n')
     for name, words in (('bad.jsonl', 'bad.jsonl:2: '), ('none.jsonl', 'none.jsonl: [Errno 2]'), ('other.json', 'neither a log.jsonl nor')):
         (tmp_path / 'other.json').write_text('{"a": 1}\n')
