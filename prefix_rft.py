@@ -474,6 +474,7 @@ while step < max_steps:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
             log(record)
             bar.update()
+            metrics = {k: v for k, v in metrics.items() if k[:5] not in ('eval/', 'token')}  # once a rollout
         if skipped == 10:
             raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
     if any(gather(bool(stopping))):

@@ -76,6 +76,8 @@ def test_grpo_on_two_ranks_is_grpo_on_one(run, start_model, tmp_path, flags):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4, abs=1e-6)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-3)
     assert same(one, two, 2e-5)
+    # what a rollout cost, and the evaluation before it, are in the log once, with its first update
+    assert [r['step'] for r in read_log(one) if 'tokens/sampled' in r] == ([1] if '--updates_per_rollout=2' in flags else [1, 2])
 
 
 def test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not(run, start_model, tmp_path):

@@ -5,7 +5,7 @@
 
 A diff begins with two lines that git apply skips: what it changes, and the command of both arms. The patched
 copies of the code lie in out/ablations; nothing of the working tree changes. Writes outcomes.jsonl, every
-evaluation, and prints the table.
+evaluation, and table.txt, which it prints.
 """
 import glob
 import json
@@ -62,10 +62,14 @@ if __name__ == '__main__':
             for (name, arm, seed), points in outcomes.items():
                 about = {'ablation': name, 'arm': arm, 'seed': seed}
                 f.writelines(json.dumps({**about, **r}) + '\n' for r in points)
-    print('| ablation | as it is | with the diff |\n|---|---|---|')
+    table = ['| ablation | as it is | with the diff |', '|---|---|---|']
     for name in names:
         cells = []
         for arm in ('baseline', 'variant'):
             ends = [outcomes[name, arm, seed][-1]['eval/pass@1'] for seed in SEEDS]
             cells.append(f'{statistics.mean(ends):.3f} ± {statistics.stdev(ends):.3f}')
-        print(f'| {name} | {" | ".join(cells)} |')
+        table.append(f'| {name} | {" | ".join(cells)} |')
+    print('\n'.join(table))
+    if names == every:
+        with open(os.path.join(HERE, 'table.txt'), 'w') as f:
+            f.write('\n'.join(table) + '\n')
