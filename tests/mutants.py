@@ -1,6 +1,6 @@
 """Breaks, one at a time, the line that an invariant rests on, and sees that its test speaks.
 
-    python tests/mutants.py            # all of them, about 9 minutes on 2 cores; not part of the suite
+    python tests/mutants.py            # all of them, about 15 minutes on 2 cores; not part of the suite
     python tests/mutants.py 3 faults   # those of invariant 3 of README.md's table, and of its bad days
 
 A mutant that survives is a test that guards nothing: the exit code is then 1.
@@ -38,10 +38,10 @@ MUTANTS = [
     (4, 'grpo.py', 'i < len(micro_batches) - 1 else', 'True else', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
     (5, 'model.py', "device='cpu', dtype=torch.float32, attention", "device='cpu', dtype='auto', attention",
      MODEL + 'test_weights_are_fp32_masters'),
-    (6, 'sft.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact'),
-    (6, 'grpo.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact'),
-    (6, 'grpo.py', 'tokens, order.position = (saved', 'tokens, _ = (saved', SCRIPTS + 'test_resume_is_bit_exact'),
-    (6, 'sft.py', "        os.truncate(log_path, saved['log_bytes'])", '        pass', SCRIPTS + 'test_resume_is_bit_exact'),
+    (6, 'sft.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact[sft.py]'),
+    (6, 'grpo.py', "    getattr(optimizer, 'optim', optimizer).load_state_dict(own)\n", '', SCRIPTS + 'test_resume_is_bit_exact[grpo.py]'),
+    (6, 'grpo.py', 'tokens, order.position = (saved', 'tokens, _ = (saved', SCRIPTS + 'test_resume_is_bit_exact[grpo.py]'),
+    (6, 'sft.py', "        os.truncate(log_path, saved['log_bytes'])", '        pass', SCRIPTS + 'test_resume_is_bit_exact[sft.py]'),
     (7, 'grpo.py', "parts[-1].append((prompt, completion, advantage))",
      "parts[-1].append((prompt, {**completion, 'ids': tokenizer(' ' + tokenizer.decode(completion['ids'][:-1]))['input_ids']}, advantage))",
      SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
