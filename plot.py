@@ -11,7 +11,6 @@ from the first label to the last. A file without a label holds many runs: `metho
 which (results.py's). Panels are those that the files have something for; PNG, SVG or PDF by the name.
 """
 import glob
-import itertools
 import json
 import math
 import statistics
@@ -103,16 +102,17 @@ def draw(picture, logs, samples):
     levels = {label: by_difficulty(runs) for label, runs in (samples or logs).items()}
     panels = keys + ['difficulty'] * any(len(found) > 1 for found in levels.values())
     flops = all('flops' in r for runs in logs.values() for run in runs for r in run)
+    if not panels:
+        sys.exit('nothing to draw: no evaluation, loss or difficulty in these files')
     width, rows = min(3, len(panels)), -(-len(panels) // 3)
     figure, axes = pyplot.subplots(rows, width, figsize=(4.4 * width, 3.2 * rows), layout='constrained',
                                    squeeze=False)
-    for key, axis in itertools.zip_longest(panels, axes.flat):
-        if key is None:
-            axis.set_axis_off()
-            continue
+    for axis in axes.flat[len(panels):]:
+        axis.set_axis_off()
+    for key, axis in zip(panels, axes.flat):
         for label in logs if key in PANELS else levels:
             x, y, deviation = curve(logs[label], key) if key in PANELS else (
-                [*map(str, levels[label])], *[*zip(*map(spread, levels[label].values()))])
+                [*map(str, levels[label])], *([*zip(*map(spread, levels[label].values()))] or ((), ())))
             if x:
                 color = f'C{[*logs, *samples].index(label)}'
                 axis.plot(x, y, color, marker='o' * (len(x) < 20) or None, markersize=4, label=label)
@@ -134,7 +134,7 @@ if __name__ == '__main__':
         sys.exit(__doc__)
     logs, samples = defaultdict(list), defaultdict(list)
     for argument in sys.argv[2:]:
-        label, _, pattern = argument.rpartition('=')
+        label, pattern = argument.split('=', 1) if '=' in argument else ('', argument)
         for path in sorted(glob.glob(pattern)) or [pattern]:
             records = read(path)
             runs = defaultdict(list)

@@ -59,6 +59,12 @@ def test_files_and_pictures(tmp_path):
         assert done.stdout == f'picture: {tmp_path}/{name}\n' and os.path.getsize(tmp_path / name) > 5000
     svg = (tmp_path / 'a.svg').read_text()
     assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1, greedy', 'Loss', 'Last evaluation, by difficulty', 'difficulty', 'GRPO'))
+    plain = write(tmp_path / 'plain.jsonl', [{'step': 1, 'loss': 1.0}])  # nothing by difficulty: no line there
+    done = subprocess.run([*command, str(tmp_path / 'd.png'), f'a={tmp_path}/log1.jsonl', f'b={plain}'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lone = write(tmp_path / 'lone.jsonl', [{'prompt': 'p', 'reward': 1, 'difficulty': None}])
+    done = subprocess.run([*command, str(tmp_path / 'e.png'), f'a={lone}'], capture_output=True, text=True)
+    assert done.returncode == 1 and 'nothing to draw' in done.stderr and '1.000' in done.stdout
     (tmp_path / 'bad.jsonl').write_text('{"step": 1}\n{"step"\n')
     for name, words in (('bad.jsonl', 'bad.jsonl:2: '), ('none.jsonl', 'none.jsonl: [Errno 2]'), ('other.json', 'neither a log.jsonl nor')):
         (tmp_path / 'other.json').write_text('{"a": 1}\n')
