@@ -128,7 +128,8 @@ RULES = {
         f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe'))),
     'length_constraints:divided': ('== N', lambda text: len(filled(text, r'\* \* \*'))),  # TULU 3's, as is:
     'detectable_format:choice': ('options', lambda text, options: any(
-        re.search(rf'(?<!\w){re.escape(str(x))}(?!\w)', text) for x in options)),
+        re.search(rf'(?<!\w){re.escape(str(x))}(?!\w)', text) for x in (options if isinstance(options, list)
+        else re.split(r'\s*(?:[,/;\n]|\bor\b)\s*', options.strip('()[] '))) if x)),
     'detectable_format:number_highlighted_sections': ('>= num_highlights', highlights),
     'detectable_format:multiple_sections': ('>= num_sections section_spliter', lambda text, word: len(
         re.findall(re.escape(word) + r'\s?\d+', text))),
@@ -185,6 +186,8 @@ def instructions(truth):
         values = [RELATIONS.get(x) if key == 'quantifier' or 'relation' in key else x
                   for key, x in zip(wanted, values)]
         known = wanted != ['language'] or values[0] in {**LANGUAGES, **SCRIPTS}
+        known &= all(isinstance(x, list) for key, x in zip(wanted, values)  # a text: each letter
+                     if key in ('keywords', 'keyword_list', 'forbidden_words'))
         need(None not in values and known, f'{name} takes {", ".join(wanted)}, not {given}')
         found.append((name, values))
     return found, truth.get('mode') or 'strict'

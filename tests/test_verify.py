@@ -317,6 +317,13 @@ def test_tulu3_names_of_the_rules(name):
 
 def test_tulu3_has_25_names_and_no_others():
     assert TULU_ROWS.keys() == TULU.keys() and len(TULU) == 25
+    for options in ('(yes, no or maybe)', 'yes/no/maybe'):
+        truth = {'func_name': 'validate_choice', 'options': options}
+        assert verify('ifeval', 'I say no.', truth) == 1 and verify('ifeval', 'y, e, s', truth) == 0
+    for truth in ({'func_name': 'verify_keywords', 'keyword_list': 'apple'},
+                  {'instruction_id_list': ['keywords:forbidden_words'], 'kwargs': [{'forbidden_words': 'apple'}]}):
+        with pytest.raises(ValueError, match='takes'):  # each letter of a text would be a word
+            check_truth('ifeval', truth)
     with pytest.raises(ValueError, match='unknown func_name'):
         check_truth('ifeval', '{"func_name": "validate_all"}')
 
