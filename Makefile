@@ -80,7 +80,7 @@ results: .venv/run
 	$(RUN) results.py
 
 test: .venv/dev
-	@echo "about 8 minutes on 2 cores"
+	@echo "about 9 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 slow: .venv/dev
