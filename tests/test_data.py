@@ -914,7 +914,7 @@ def test_a_thousand_malformed_and_hostile_rows():
         for _ in range(rng.randint(1, 3)):
             row = mutate(row)
             row = row if isinstance(row, dict) else {'messages': row}
-        both = [{**good, '_where': 'good:1'}, {**row, 'id': 'x', '_where': f'bad:{i}'}]
+        both = [{**good, 'id': 'x', '_where': 'good:1'}, {**row, 'id': 'x', '_where': f'bad:{i}'}]  # ids say nothing
         for count, reader in zip(outcomes, readers):
             try:
                 kept, report = reader(both)
