@@ -372,6 +372,7 @@ while step < max_steps:
     # rollout, reward, advantage
     rollout_start = time.time()
     groups, seen = [], []
+    # groups whose rewards are all alike teach nothing: fresh prompts take their places (DAPO)
     for attempt in range(resample_rounds + 1):
         first = order.position
         fresh = rollout(order.take(prompts_per_step - len(groups)), first)
