@@ -59,9 +59,12 @@ tulu: out/tiny_base/model.safetensors
 
 figures: .venv/run
 	@echo "the README's tables of demo, dpo and tulu, three seeds, into docs/demo.txt: about 20 minutes on 2 cores"
-	for seed in 1337 1 2; do for target in demo dpo tulu; do echo "make $$target SEED=$$seed"; \
+	(for seed in 1 2 1337; do for target in demo dpo tulu; do echo "make $$target SEED=$$seed"; \
 	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; \
-	  done; done | tee docs/demo.txt
+	  done; done; echo "make tulu, but for 60 steps of sft.py and nothing after it"; \
+	  $(RUN) sft.py config/tulu_tiny.py --max_steps=60 --out_dir=out/sft60 --overwrite=True > out/sft60.txt && \
+	  $(RUN) sample.py --model=out/sft60 --n=4 --show=0 --out=out/sft60.jsonl --overwrite=True | grep -E '^ {6,}all ' \
+	  ) | tee docs/demo.txt
 
 speed: .venv/dev
 	@echo "the README's figures of speed into docs/speed.txt: about half an hour on 2 cores that do nothing else"
@@ -71,7 +74,8 @@ speed: .venv/dev
 	  "generate --against=transformers --new_tokens=128 --fill=0.4" \
 	  "generate --against=transformers --new_tokens=128 --fill=0.4 --prompt_tokens=448" \
 	  "generate --against=continuous --new_tokens=128 --rounds=3" memory scale verify; do \
-	  echo "python bench.py --what=$$flags"; $(RUN) bench.py --what=$$flags 2>/dev/null; done | tee docs/speed.txt
+	  echo "python bench.py --what=$$flags"; $(RUN) bench.py --what=$$flags 2>/dev/null; done \
+	  | grep -v '^--' | tee docs/speed.txt
 
 ablations: out/tiny_base/model.safetensors
 	$(RUN) docs/ablations/run.py

@@ -416,7 +416,8 @@ while step < max_steps:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
             log(record)
             bar.update()
-            metrics = {k: v for k, v in metrics.items() if k[:5] not in ('eval/', 'token')}  # once a rollout
+            # of several updates on a rollout only the first has its evaluation and its count of tokens
+            metrics = {k: v for k, v in metrics.items() if not k.startswith(('eval/', 'tokens/'))}
         if skipped == 10:
             raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
     if any(gather(bool(stopping))):

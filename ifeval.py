@@ -1,4 +1,4 @@
-"""The 25 rules of IFEval (Zhou et al. 2023, arXiv 2311.07911), by linear scans; also under TULU 3's names."""
+"""The 25 rules of IFEval (Zhou et al. 2023, arXiv 2311.07911), by linear scans, and TULU 3's form of them."""
 import json
 import operator
 import re
@@ -126,10 +126,6 @@ RULES = {
         '== num_bullets', lambda text: len(re.findall(r'(?m)^[ \t]*(?:-|\*[^*\n])', text))),
     'detectable_format:constrained_response': ('', lambda text: any(
         f'My answer is {word}.' in text for word in ('yes', 'no', 'maybe'))),
-    'length_constraints:divided': ('== N', lambda text: len(filled(text, r'\* \* \*'))),  # TULU 3's, as is:
-    'detectable_format:choice': ('options', lambda text, options: any(
-        re.search(rf'(?<!\w){re.escape(str(x))}(?!\w)', text) for x in (options if isinstance(options, list)
-        else re.split(r'\s*(?:[,/;\n]|\bor\b)\s*', options.strip('()[] '))) if x)),
     'detectable_format:number_highlighted_sections': ('>= num_highlights', highlights),
     'detectable_format:multiple_sections': ('>= num_sections section_spliter', lambda text, word: len(
         re.findall(re.escape(word) + r'\s?\d+', text))),
@@ -147,7 +143,12 @@ RULES = {
         word.isupper() for word in re.findall(r'\w+(?:[-./]\w+)*', text))),
     'change_case:english_capital': ('', lambda text: text.isupper() and in_language(text, 'en')),
     'change_case:english_lowercase': ('', lambda text: text.islower() and in_language(text, 'en')),
-    'punctuation:no_comma': ('', lambda text: ',' not in text)}
+    'punctuation:no_comma': ('', lambda text: ',' not in text),
+    # not IFEval's but TULU 3's
+    'length_constraints:divided': ('== N', lambda text: len(filled(text, r'\* \* \*'))),
+    'detectable_format:choice': ('options', lambda text, options: any(
+        re.search(rf'(?<!\w){re.escape(str(x))}(?!\w)', text) for x in (options if isinstance(options, list)
+        else re.split(r'\s*(?:[,/;\n]|\bor\b)\s*', options.strip('()[] '))) if x))}
 RELATIONS = {'less than': operator.lt, 'at least': operator.ge, '>=': operator.ge, '==': operator.eq,
              'at most': operator.le, 'around': lambda n, goal: abs(n - goal) <= max(1, round(goal / 10))}
 # func_name of TULU 3's RLVR rows (open-instruct, if_functions.py): our rule, what a row calls its arguments

@@ -147,7 +147,8 @@ if __name__ == '__main__':
     try:
         import matplotlib
     except ImportError:
-        sys.exit('no picture: pip install matplotlib, then run this again')
+        print('no picture: pip install matplotlib, then run this again')
+        sys.exit()  # the table is there: no failure
     matplotlib.use('Agg')
     from matplotlib import pyplot
     draw(sys.argv[1], logs, samples)

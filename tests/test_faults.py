@@ -114,6 +114,22 @@ def test_a_killed_rank_ends_the_others_at_once(run, two_ranks, tmp_path):
     assert same(whole, killed) and [r['step'] for r in read_log(killed)] == list(range(1, 61))
 
 
+def test_a_rank_that_raises_ends_the_others(run, rows, tmp_path):
+    """An error of one rank in the midst of a run: its traceback is there once, the other does not wait for it."""
+    (tmp_path / 'ill.py').write_text(f"""import os, runpy, sys, torch
+sys.path.insert(0, {ROOT!r})
+def step(*args, **kwargs):
+    raise RuntimeError('this rank is ill')
+if os.environ['RANK'] == '1':
+    torch.optim.AdamW.step = step
+runpy.run_path({os.path.join(ROOT, 'sft.py')!r}, run_name='__main__')
+""")
+    begun = time.time()
+    done = run(str(tmp_path / 'ill.py'), *SFT, f'--data={rows}', '--max_steps=3', f'--out_dir={tmp_path}/run', ranks=2, check=False)
+    assert done.returncode != 0 and done.stderr.count('RuntimeError: this rank is ill') == 1, done.stderr
+    assert time.time() - begun < 60  # its start and its end; gloo's time-out is half an hour
+
+
 def test_out_dir_deleted_under_a_run(two_ranks, tmp_path):
     """It is made again: the log from there on, the checkpoint and the model."""
     (flags, whole), deleted = two_ranks, str(tmp_path / 'deleted')
@@ -142,8 +158,9 @@ def test_a_pickled_program_in_a_checkpoint_is_not_run(tmp_path):
     assert not os.path.exists(tmp_path / 'ran')
 
 
-def test_a_models_own_program_is_not_run(tmp_path):
-    """A folder whose config.json names Python files: transformers would ask; here the answer is no."""
+def test_a_models_own_program_is_not_run(monkeypatch, tmp_path):
+    """A folder whose config.json names Python files: transformers would ask, and be told yes; here it is not asked."""
+    monkeypatch.setattr('builtins.input', lambda *_: 'y')
     config = {'auto_map': {'AutoConfig': 'own.Own', 'AutoModelForCausalLM': 'own.Own'}, 'model_type': 'own'}
     (tmp_path / 'config.json').write_text(json.dumps(config))
     (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'auto_map': {'AutoTokenizer': ['own.Own', None]}}))

@@ -59,6 +59,11 @@ def test_files_and_pictures(tmp_path):
         assert done.stdout == f'picture: {tmp_path}/{name}\n' and os.path.getsize(tmp_path / name) > 5000
     svg = (tmp_path / 'a.svg').read_text()
     assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1, greedy', 'Loss', 'Last evaluation, by difficulty', 'difficulty', 'GRPO'))
+    samples = write(tmp_path / 'samples.jsonl', [{'prompt': p, 'reward': 1, 'difficulty': p} for p in (2, 3)])
+    without = ('import runpy, sys; sys.modules["matplotlib"] = None; sys.argv = sys.argv[1:]; '
+               'runpy.run_path(sys.argv[0], run_name="__main__")')
+    done = subprocess.run([sys.executable, '-c', without, command[1], str(tmp_path / 'f.png'), f'a={samples}'], capture_output=True, text=True)
+    assert done.returncode == 0 and '1.000' in done.stdout and 'no picture: pip install matplotlib' in done.stdout, done.stderr
     plain = write(tmp_path / 'plain.jsonl', [{'step': 1, 'loss': 1.0}])  # nothing by difficulty: no line there
     done = subprocess.run([*command, str(tmp_path / 'd.png'), f'a={tmp_path}/log1.jsonl', f'b={plain}'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
