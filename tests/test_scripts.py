@@ -3,6 +3,10 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -152,6 +156,26 @@ def test_resume_is_bit_exact(run, start_model, tmp_path, script, ranks=2):
     assert [r['step'] for r in read_log(parts)] == [1, 2, 3, 4] and 'lost' not in read_log(parts)[2]
     drop = lambda r: {k: v for k, v in r.items() if not k.startswith('perf/')}  # noqa: E731
     assert [drop(r) for r in read_log(whole)] == [drop(r) for r in read_log(parts)]
+
+
+def test_killed_and_resumed(run, tmp_path):
+    """kill -9 in the middle of a run, whatever it was doing: resume ends in the same weights."""
+    flags = [*SFT, '--max_steps=40', '--checkpoint_every=1', '--schedule=constant']
+    whole, killed = str(tmp_path / 'whole'), str(tmp_path / 'killed')
+    run('sft.py', *flags, f'--out_dir={whole}')
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, 'sft.py'), *flags, f'--out_dir={killed}'],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    for _ in range(2000):
+        time.sleep(0.02)
+        log = os.path.join(killed, 'log.jsonl')
+        if os.path.exists(log) and open(log).read().count('\n') >= 5:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(read_log(killed)) < 40
+    run('sft.py', *flags, f'--out_dir={killed}', '--resume=True')
+    assert same(whole, killed) and [r['step'] for r in read_log(killed)] == list(range(1, 41))
 
 
 def test_end_of_turn_is_learned(start_model, run, tmp_path):
