@@ -328,33 +328,40 @@ AttentionInterface.register('nanopost', attention)  # no mask function of this n
 # -----------------------------------------------------------------------------
 # token log-probs
 
-def scaled_logits(h, w, temperature):
-    """h @ w / temperature in fp32; at 1 a pass over the logits is spared."""
-    logits = (h @ w).float()
-    return logits if temperature == 1 else logits.div_(temperature)
+def logits_into(out, h, w, temperature):
+    """h @ w / temperature in fp32, in the first rows of `out`; at 1 a pass over the logits is spared."""
+    out = out[:len(h)]
+    if h.dtype == torch.float32:
+        torch.mm(h, w, out=out)
+    else:
+        out.copy_(h @ w)
+    return out if temperature == 1 else out.div_(temperature)
 
 
 class TokenLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature)[target] and the entropy, a chunk of tokens at a time.
 
     Backward computes each chunk's logits again, so [tokens, vocabulary] never exists; with p the softmax the
-    gradient with respect to the logits is (onehot(target) - p) / temperature times the incoming one.
+    gradient with respect to the logits is (onehot(target) - p) / temperature times the incoming one. All chunks
+    share their buffers: a CPU pays for every new page of a fresh one.
     """
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, dtype):
         n, rows = len(targets), max(1, LOGITS_PER_CHUNK // weight.shape[0])
         logprobs, entropy, lse = (torch.empty(n, device=hidden.device) for _ in range(3))
+        logits_buffer, p_buffer = (
+            torch.empty(min(n, rows), weight.shape[0], device=hidden.device) for _ in range(2))
         w = weight.to(dtype).T
         for i in range(0, n, rows):
             part = slice(i, i + rows)
-            logits = scaled_logits(hidden[part].to(dtype), w, temperature)
+            logits = logits_into(logits_buffer, hidden[part].to(dtype), w, temperature)
             top = logits.amax(-1, keepdim=True)
-            p = (logits - top).exp_()  # up to its sum: logsumexp would make it a second time
+            p = torch.sub(logits, top, out=p_buffer[:len(top)]).exp_()  # up to its sum
             total = p.sum(-1)
             lse[part] = total.log() + top[:, 0]
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - lse[part]
-            entropy[part] = lse[part] - torch.linalg.vecdot(p, logits) / total
+            entropy[part] = lse[part] - p.mul_(logits).sum(-1) / total
         ctx.save_for_backward(hidden, weight, targets, lse)
         ctx.temperature, ctx.dtype = temperature, dtype
         ctx.mark_non_differentiable(entropy)
@@ -364,13 +371,14 @@ class TokenLogprobs(torch.autograd.Function):
     def backward(ctx, grad, _):
         hidden, weight, targets, lse = ctx.saved_tensors
         n, rows = len(targets), max(1, LOGITS_PER_CHUNK // weight.shape[0])
+        buffer = torch.empty(min(n, rows), weight.shape[0], device=hidden.device)
         w = weight.to(ctx.dtype)
         # sums over chunks are kept in fp32: bf16 sums of hundreds of chunks drift
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for i in range(0, n, rows):
             part = slice(i, i + rows)
             h, g = hidden[part].to(ctx.dtype), -grad[part, None] / ctx.temperature
-            p = scaled_logits(h, w.T, ctx.temperature).sub_(lse[part, None]).exp_()
+            p = logits_into(buffer, h, w.T, ctx.temperature).sub_(lse[part, None]).exp_()
             d = p.scatter_add_(1, targets[part, None], torch.full_like(g, -1)).to(ctx.dtype)  # p - onehot
             grad_hidden[part] = (d @ w * g).to(hidden.dtype)  # g on the narrow side of both products
             h = (h * g).to(ctx.dtype)

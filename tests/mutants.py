@@ -21,7 +21,7 @@ MUTANTS = [
     (1, 'data.py', '        ids, mask = fit(ids, mask, max_length, overlong)',
      '        mask[np.array(ids) == tokenizer.pad_token_id] = False\n        ids, mask = fit(ids, mask, max_length, overlong)', DATA),
     (1, 'data.py', 'ids = bos + encoded[1] + [tokenizer.eos_token_id]', 'ids = bos + encoded[1]', DATA),
-    (2, 'model.py', 'return logits if temperature == 1 else logits.div_(temperature)', 'return logits', MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'model.py', 'return out if temperature == 1 else out.div_(temperature)', 'return out', MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
      MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', '    config, device = model.config, model.device\n',
