@@ -342,7 +342,7 @@ class TokenLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature)[target] and the entropy, a chunk of tokens at a time.
 
     Backward computes each chunk's logits again, so [tokens, vocabulary] never exists; with p the softmax the
-    gradient with respect to the logits is (onehot(target) - p) / temperature times the incoming one. All chunks
+    gradient with respect to the logits is (onehot(target) - p) / temperature times the incoming one. Chunks
     share their buffers: a CPU pays for every new page of a fresh one.
     """
 
