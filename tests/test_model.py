@@ -192,7 +192,11 @@ def test_other_architectures_need_no_patch(tmp_path, name):
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
         vocab_size=262, max_position_embeddings=128, initializer_range=0.2)
     torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    fresh = AutoModelForCausalLM.from_config(config)
+    for key, p in fresh.named_parameters():
+        if key.endswith('bias'):  # Qwen2's, zero at first
+            torch.nn.init.normal_(p)
+    fresh.save_pretrained(tmp_path)
     lm = load_model(str(tmp_path))
     docs = documents([7, 20])
     ours, _ = Policy(lm)(*pack(docs), 0.9)
@@ -202,6 +206,12 @@ def test_other_architectures_need_no_patch(tmp_path, name):
     theirs = lm.generate(docs[0][None], attention_mask=torch.ones(1, 7), max_new_tokens=10, do_sample=False,
                          eos_token_id=3, pad_token_id=0)
     assert completion['ids'] == theirs[0, 7:].tolist()
+    lm.config._attn_implementation = 'nanopost'
+    for c in generate(lm, [docs[0].tolist()], 20, 10, 0.9, [3], seeds=[1])[0]:  # 16 rows and more: other products
+        ids = torch.cat([docs[0], torch.tensor(c['ids'])])
+        with torch.no_grad():
+            trainer, _ = Policy(lm)(ids, [len(ids)], torch.arange(7, len(ids)), 0.9)
+        assert torch.allclose(trainer, c['logprobs'], atol=3e-5)
 
 
 def test_an_architecture_the_decode_copy_does_not_know(tmp_path):
