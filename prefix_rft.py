@@ -99,7 +99,7 @@ seed = 1337
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
 dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
 activation_checkpointing = False  # recompute each layer in backward
-compile = False  # torch.compile of every layer: half a minute and more at first, no gain on CPUs
+compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
 
