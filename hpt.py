@@ -27,6 +27,7 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -116,10 +117,12 @@ saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
 if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
     raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 if world_size > 1:
-    dist.init_process_group('nccl' if 'cuda' in device else 'gloo')
+    # an hour: a long rollout or a slow disk on one rank is no failure
+    dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
 torch.manual_seed(seed)  # the same start on every rank
-torch.set_float32_matmul_precision('high')
-autocast = torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
+# without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
+autocast = torch.autocast(
+    device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
 
 # --- data ---------------------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
@@ -165,8 +168,10 @@ reference = Policy(load_model(model, device, getattr(torch, dtype)).eval()) if b
 if world_size > 1:
     policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
 if rank == 0:
+    rollout_rows = max(prompts_per_step * group_size, len(eval_rows))
     plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
-                       dtype == 'bfloat16', reference=beta > 0, kv_cache_gb=kv_cache_gb)
+                       dtype == 'bfloat16', reference=beta > 0, kv_cache_gb=kv_cache_gb,
+                       rollout_rows=math.ceil(rollout_rows / world_size), max_new_tokens=max_new_tokens)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
@@ -434,7 +439,8 @@ while step < max_steps:
         skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
         if not skipped:
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # DDP's gradients live in its buckets: freed, they would be made again beside these
+        optimizer.zero_grad(set_to_none=world_size == 1)
         step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
 
         # log

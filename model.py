@@ -4,6 +4,7 @@ One attention function serves training, prefill and decoding, and one log-prob r
 head's logits divided by the temperature) serves sampler and trainer: what is scored is what was sampled.
 """
 import functools
+import inspect
 import os
 import shutil
 import warnings
@@ -19,8 +20,19 @@ from configurator import UserError
 
 try:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only, but it imports everywhere
-except ImportError:
-    varlen_attn = None  # its self-test says so: packed_varlen raises TypeError
+except ImportError:  # torch before 2.10: the self-test below then fails, and SDPA is used
+    varlen_attn = None
+
+# GPU machines have torch 2.11 or 2.13, and the two versions spell the same kernel differently. In 2.13
+# varlen_attn must be told that several query heads share a key head; in 2.11 it needs no telling and takes no
+# such argument. The operator under it, which decoding calls, takes a number of splits only in 2.13.
+FLASH_FORWARD = torch.ops.aten._flash_attention_forward
+VARLEN_TAKES_GQA = varlen_attn is not None and 'enable_gqa' in inspect.signature(varlen_attn).parameters
+FLASH_TAKES_SPLITS = 'num_splits' in str(FLASH_FORWARD.default._schema)
+
+# cuDNN's attention builds a plan for every new shape, which takes about half a second, and the shapes of our
+# decode steps change all the time. torch prefers it on Hopper GPUs, so it must be off where SDPA is used.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 transformers_logging.disable_progress_bar()  # ours are enough
 # Shapes for models made from scratch: 'tiny' for the embedded task, the public ones with random weights for
@@ -130,27 +142,60 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
 
 
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True, shard_optimizer=True,
-                bf16=True, reference=False, kv_cache_gb=0.0):
+                bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0, max_new_tokens=1):
     """Memory of a GPU by what holds it, in GB (1e9 bytes), as a dict; 'peak' is the sum at the worst moment.
 
-    Always there: fp32 weights and gradients, Adam's two moments over the ranks. Only in a rollout: the decode
-    copy and the KV cache. Only in an update: autocast's casts, activations (an estimate) and logits.
+    A step has two phases, and the peak is that of the larger one. A rollout needs kv_cache_gb > 0;
+    `rollout_rows` is how many completions this GPU has to sample at most, each of `max_new_tokens`. Left out:
+    the CUDA context and the libraries' workspaces, about 1 GB, and what the allocator loses to fragments.
     """
     with torch.device('meta'):
         n = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    hidden, layers, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
-    head_dim = head_size(config)
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # what one layer keeps for backward, per token (norms, q/k/v and their rotations, gate/up/product), bytes
-    layer = (12 * hidden + 4 * heads * head_dim + 4 * config.intermediate_size) * (2 if bf16 else 4)
-    kept = layers * hidden * 4 + 2 * layer if activation_checkpointing else layers * layer
+    hidden, layers, vocab, ffn = (
+        config.hidden_size, config.num_hidden_layers, config.vocab_size, config.intermediate_size)
+    size = 2 if bf16 else 4  # bytes of a number in compute
     shards = world_size if shard_optimizer else 1
-    size = 2 if bf16 else 4
-    always = {'weights (fp32)': 4 * n, 'gradients (fp32)': 4 * n, f'Adam moments / {shards}': 8 * n / shards,
-              'reference': size * n * reference}
-    rollout = {'decode copy': size * n, 'KV cache': kv_cache_gb * 1e9} if kv_cache_gb else {}
-    update = {'autocast casts (bf16)': 2 * n * bf16, 'activations': micro_batch_tokens * kept,
-              'logits chunk and head gradient': LOGITS_PER_CHUNK * 8 + 4 * vocab * hidden}
+    attention_width = head_size(config) * (config.num_attention_heads + 2 * config.num_key_value_heads)
+    kv_width = head_size(config) * 2 * config.num_key_value_heads
+
+    # what one layer keeps of a token for backward: norms, q/k/v and their rotations, gate, up, their product
+    layer_activations = (12 * hidden + 4 * attention_width + 4 * ffn) * size
+    layer_weights = (n - vocab * hidden) / layers  # a little too many where the head is not tied
+
+    always = {
+        'weights (fp32)': 4 * n,
+        f'Adam moments / {shards}': 8 * n / shards,
+        'reference': size * n * reference}
+    gradients = {'gradients (fp32)': 4 * n}
+    if world_size > 1:  # DDP's buckets stay; one GPU frees its gradients after each step
+        always |= gradients
+
+    rollout = {}
+    if kv_cache_gb:
+        rows = min(rollout_rows, kv_cache_gb * 1e9 / (max_new_tokens * layers * kv_width * size))
+        rollout = {
+            'decode copy': size * n,
+            'KV cache': kv_cache_gb * 1e9,
+            # logits, log-probs, probabilities and their fp64 sums, of every row: the CUDA graphs' pool
+            'sampling': rows * vocab * (size + 4 + 4 + 8)}
+
+    # autograd keeps every linear layer's bf16 weight for backward; of checkpointed layers only that of the
+    # layer which is being run again
+    casts = 2 * n * bf16
+    activations = layers * layer_activations
+    if activation_checkpointing:
+        casts = 2 * (layer_weights + vocab * hidden) * bf16
+        activations = layers * hidden * 4 + 2 * layer_activations
+    update = {
+        'autocast casts (bf16)': casts,
+        'activations': micro_batch_tokens * activations,
+        # a chunk's logits and softmax in fp32, one of them also in bf16; the head's gradient in fp32, and
+        # the chunk's share of it in bf16
+        'logits chunk and head gradient':
+            LOGITS_PER_CHUNK * (8 + 2 * bf16) + vocab * hidden * (4 + 2 * bf16)}
+    if world_size == 1:
+        update |= gradients
+
     plan = {**always, **rollout, **update}
     plan['peak'] = sum(always.values()) + max(sum(rollout.values()), sum(update.values()))
     return {key: value / 1e9 for key, value in plan.items() if value}
@@ -201,11 +246,15 @@ class Documents:
     def groups(self):
         """For SDPA: segments of about a length, padded on the right in a group: under a causal mask no real
         token sees padding. Short ones go by the next power of two; long ones, where it costs, by eighths.
-        [(queries (n, q), keys (n, k), real (n, q), mask or None for causal)], and the row's order in them."""
+
+        Returns [(queries (n, q), keys (n, k), mask or None for causal)], positions in the packed row, and
+        places (T,): where the padded outputs of all groups, end to end, hold each token of the row. They are
+        found here, on the CPU: picking real tokens by a mask would make every layer wait for the GPU."""
         bits = [(n - 1).bit_length() for n in self.lengths.tolist()]
         unit = 2 ** torch.tensor([b - 3 if b > 6 else b for b in bits])
         kind = 2 * unit * ((self.lengths + unit - 1) // unit) + (self.before > 0)
-        groups, order = [], []
+        groups, padded = [], 0  # padded: tokens in the groups so far, padding included
+        places = torch.empty(int(self.lengths.sum()), dtype=torch.long)
         for k in kind.unique():
             rows = (kind == k).nonzero()[:, 0]
             span, keys, mask = torch.arange(int(self.lengths[rows].max())), self.keys(rows), None
@@ -214,22 +263,23 @@ class Documents:
             if k % 2:  # query i of a child stands at i + before: (n, 1, q, k), 0 or -inf
                 seen = torch.arange(keys.shape[1]) <= (self.before[rows, None] + span)[..., None]
                 mask = seen[:, None].float().log().to(self.device)
-            groups.append((queries.to(self.device), keys.to(self.device), real.to(self.device), mask))
-            order.append(queries[real])
-        return groups, torch.cat(order).argsort().to(self.device)
+            groups.append((queries.to(self.device), keys.to(self.device), mask))
+            places[queries[real]] = padded + real.flatten().nonzero()[:, 0]
+            padded += real.numel()
+        return groups, places.to(self.device)
 
 
 def packed_sdpa(q, k, v, documents, scaling):
     """Causal attention inside each document: q (T, heads, head size), k and v (T, kv heads, head size)."""
-    groups, inverse = documents.groups
+    groups, places = documents.groups
     outputs = []
-    for queries, keys, real, mask in groups:
+    for queries, keys, mask in groups:
         x = [t.index_select(0, i.flatten()).unflatten(0, i.shape).transpose(1, 2)
              for t, i in ((q, queries), (k, keys), (v, keys))]
         mask = None if mask is None else mask.to(q.dtype)
         out = F.scaled_dot_product_attention(*x, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
-        outputs.append(out.transpose(1, 2)[real])  # (tokens, heads, head size)
-    return torch.cat(outputs).index_select(0, inverse)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (n x q, heads, head size), padding included
+    return torch.cat(outputs).index_select(0, places)
 
 
 def packed_varlen(q, k, v, documents, scaling):
@@ -237,8 +287,9 @@ def packed_varlen(q, k, v, documents, scaling):
     bounds, key_bounds, keys = documents.varlen
     if keys is not None:
         k, v = k.index_select(0, keys), v.index_select(0, keys)
+    gqa = {'enable_gqa': True} if VARLEN_TAKES_GQA else {}
     return varlen_attn(q, k, v, bounds, key_bounds, documents.longest, documents.longest_keys, scale=scaling,
-                       window_size=(-1, 0), enable_gqa=True)
+                       window_size=(-1, 0), **gqa)
 
 
 def cached_sdpa(q, k, v, used, mask, scaling):
@@ -255,12 +306,17 @@ def cached_sdpa(q, k, v, used, mask, scaling):
 def cached_varlen(q, k, v, used, mask, scaling):
     """cached_sdpa in one kernel (CUDA, bf16 or fp16), its shapes independent of `used`.
 
-    No block table and one split: with them the kernel of torch 2.13 can write NaN (pytorch issue 194167).
+    torch's operator is called directly: varlen_attn of torch 2.11 cannot say how many keys are in use. There
+    is no block table and only one split: with a table and several, the kernel of torch 2.13 can write NaN
+    (pytorch issue 194167).
     """
     n, length = k.shape[:2]
     rows = torch.arange(n + 1, device=q.device, dtype=torch.int32)
-    return varlen_attn(q, k.flatten(0, 1), v.flatten(0, 1), rows, rows * length, 1, length, scale=scaling,
-                       enable_gqa=True, seqused_k=used, num_splits=1)
+    splits = {'num_splits': 1} if FLASH_TAKES_SPLITS else {}
+    output, *_ = FLASH_FORWARD(
+        q, k.flatten(0, 1), v.flatten(0, 1), rows, rows * length, 1, length,
+        dropout_p=0.0, is_causal=False, return_debug_mask=False, scale=scaling, seqused_k=used, **splits)
+    return output
 
 
 def varlen_works(q, k):
@@ -271,8 +327,15 @@ def varlen_works(q, k):
 
 @functools.cache
 def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
-    """Self-test at first use: packed attention with its gradients, and decoding, against SDPA in fp32."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    """Self-test at first use: packed attention with its gradients, and decoding, against SDPA in fp32.
+
+    The first use may be inside a checkpointed layer, whose hooks count the tensors that autograd saves. The
+    hooks set here hide the test's tensors from them: the layer is run again in the backward pass, without the
+    test then, and the two counts must agree.
+    """
+    own_hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+    no_autocast = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast, own_hooks:
         q, k, v = (torch.randn(168, n, head_dim, generator=torch.Generator().manual_seed(n)).to(device, dtype)
                    for n in (heads, kv_heads, kv_heads))
         documents = Documents([37, 1, 80, 50], device, [-1, -1, 0, 0])

@@ -4,6 +4,7 @@ A prompt is prefilled once for its group by the model's own forward (model.py); 
 token a row through a decode copy of the weights, whose numerics are the trainer's. A finished row's slot goes
 to the next completion that waits: cost grows with the tokens made, not with the longest row times the batch.
 """
+import sys
 import warnings
 import weakref
 from collections import deque
@@ -148,6 +149,16 @@ def rms_norm(x, norm):
     return torch.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
+def callers_autocast(device, keep_casts):
+    """The autocast that is on for `device` (none if it is off), with its cache or without.
+
+    The cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a parameter. A
+    prefill does without; decoding by the model itself would cast every weight at every step.
+    """
+    return torch.autocast(device.type, torch.get_autocast_dtype(device.type),
+                          enabled=torch.is_autocast_enabled(device.type), cache_enabled=keep_casts)
+
+
 decodable = weakref.WeakKeyDictionary()  # model -> whether a Decoder was seen to give its logits
 
 
@@ -155,9 +166,10 @@ def decoder_of(model, dtype, length):
     """f(ids, positions, cache) -> logits: a Decoder if it gives what the model gives, else the model."""
     base, head = model.base_model, model.get_output_embeddings()
 
-    def plain(ids, positions, cache):
-        return head(base(input_ids=ids[:, None], position_ids=positions[:, None], use_cache=False,
-                         kv_slots=cache).last_hidden_state[:, 0])
+    def plain(ids, positions, cache, keep_casts=True):
+        with callers_autocast(model.device, keep_casts):
+            return head(base(input_ids=ids[:, None], position_ids=positions[:, None], use_cache=False,
+                             kv_slots=cache).last_hidden_state[:, 0])
 
     if model not in decodable:
         decodable[model] = Decoder.fits(model)
@@ -167,17 +179,72 @@ def decoder_of(model, dtype, length):
             prompt = torch.tensor([[1, 2, 3]], device=device)
             documents = Documents([3], device)
             cache.rows, cache.positions = torch.zeros_like(prompt[0]), documents.position_ids
-            base(input_ids=prompt, position_ids=documents.position_ids[None], use_cache=False, kv_slots=cache,
-                 documents=documents)
+            with callers_autocast(device, keep_casts=False):
+                base(input_ids=prompt, position_ids=documents.position_ids[None],
+                     use_cache=False, kv_slots=cache, documents=documents)
             cache.begin(torch.tensor([3], device=device), 4)
             ids = torch.tensor([4], device=device)
-            ours, theirs = (f(ids, cache.positions, cache).float() for f in (Decoder(model, dtype, 4), plain))
+            ours = Decoder(model, dtype, 4)(ids, cache.positions, cache).float()
+            theirs = plain(ids, cache.positions, cache, keep_casts=False).float()
             error = ((ours - theirs).norm() / theirs.norm()).item()
             decodable[model] = error < (1e-4 if dtype == torch.float32 else 0.05)
         if not decodable[model]:
             warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, its own forward '
                           'is used', stacklevel=2)
     return Decoder(model, dtype, length) if decodable[model] else plain
+
+
+class StepGraphs:
+    """Decode steps recorded as CUDA graphs: launching a step's kernels takes longer than they run.
+
+    A graph's shapes are fixed, so a step for `rows` slots runs as one for the next larger number in BUCKETS;
+    the slots between are at rest and what they compute is dropped. The first step of a size runs as it is,
+    which warms up; then it is recorded, and later ones are replayed.
+    """
+
+    def __init__(self, step, slots, cuda=torch.cuda):
+        """step(rows) makes a token for each of the first `rows` slots, and never waits for the GPU."""
+        self.step, self.slots, self.cuda = step, slots, cuda
+        self.graphs = {}  # rows -> the step recorded for so many
+        # One pool of memory for all graphs, as large as the largest needs: nothing in it outlives a replay.
+        self.pool = cuda.graph_pool_handle()
+        # One stream to warm up and record on: every new one would keep a workspace of 32 MiB.
+        self.stream = cuda.Stream()
+
+    def __call__(self, rows):
+        rows = min(size for size in (*BUCKETS, self.slots) if rows <= size <= self.slots)
+        if rows in self.graphs:
+            self.graphs[rows].replay()
+            return
+        self.stream.wait_stream(self.cuda.current_stream())
+        with self.cuda.stream(self.stream):
+            self.step(rows)
+        self.cuda.current_stream().wait_stream(self.stream)
+        self.graphs[rows] = self.cuda.CUDAGraph()
+        # 'thread_local': NCCL's threads may call CUDA meanwhile, which would end a recording of all threads
+        with self.cuda.graph(self.graphs[rows], pool=self.pool, stream=self.stream,
+                             capture_error_mode='thread_local'):
+            self.step(rows)
+
+
+class Progress(tqdm):
+    """A progress bar on a terminal; where the output is a file, a line every half minute."""
+
+    def __init__(self, total, label, unit):
+        """`label` stands before the bar; without one there is no bar."""
+        self.on_terminal = sys.stderr.isatty()
+        seconds = 0.1 if self.on_terminal else 30  # between two displays
+        # miniters=0: the clock alone decides when to print, also while the count stands still
+        super().__init__(total=total, desc=label, unit=unit, disable=not label, leave=False,
+                         miniters=0, mininterval=seconds, delay=0 if self.on_terminal else seconds)
+
+    def display(self, msg=None, pos=None):
+        """What tqdm calls to draw the bar, or with msg='' to clear it."""
+        if self.on_terminal:
+            super().display(msg, pos)
+        elif msg is None:
+            self.fp.write(f'{self}\n')
+            self.fp.flush()
 
 
 # -----------------------------------------------------------------------------
@@ -211,7 +278,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     compute the same numbers. `seeds` holds an int per prompt; a completion depends on its prompt's seed and
     its place in the group, not on the batch, the cache or the ranks (up to rounding in the logits).
     Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
-    `temperature`), stopped (False: cut at max_new_tokens). `progress` names a bar for whoever watches.
+    `temperature`), stopped (False: cut at max_new_tokens). `progress` is the label of a progress bar.
     Raises UserError when a prompt cannot fit.
     """
     config, device = model.config, model.device
@@ -253,7 +320,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     alive, stopped = (torch.zeros(slots, dtype=torch.bool, device=device) for _ in range(2))
     # prompt and its requests [a, b)
     waiting = deque((p, p * group_size, (p + 1) * group_size) for p in range(len(prompts)))
-    bar = tqdm(total=total, desc=progress, leave=False, disable=None if progress else True, unit='completion')
+    bar = Progress(total, progress, 'completion')
 
     def record(logits, rows):
         """Sample one token for the slots in the slice `rows` and note it; all on the device, all in place."""
@@ -272,28 +339,16 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
         filled[:rows] += alive[:rows]
         record(logits, slice(0, rows))
 
-    k = cache.k[0][:, 0]
-    graphs = {} if isinstance(decode, Decoder) and varlen_works(
-        k.repeat_interleave(config.num_attention_heads // k.shape[1], 1), k) else None
-
-    def advance(rows):
-        """step, as a CUDA graph where it can be one: launching its kernels takes longer than they run."""
-        if graphs is None:
-            return step(rows)
-        rows = min([n for n in (*BUCKETS, slots) if rows <= n <= slots])
-        if rows in graphs:
-            return graphs[rows].replay()
-        side = torch.cuda.Stream()  # a real step warms up; then it is recorded, not run
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            step(rows)
-        torch.cuda.current_stream().wait_stream(side)
-        graphs[rows] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graphs[rows]):
-            step(rows)
+    # graphs need the varlen kernel: SDPA's mask grows with every step, a graph's shapes do not
+    key = cache.k[0][:, 0]
+    query = key.repeat_interleave(config.num_attention_heads // key.shape[1], 1)
+    recordable = isinstance(decode, Decoder) and varlen_works(query, key)
+    advance = StepGraphs(step, slots) if recordable else step
 
     check_every = 4 if device.type == 'cpu' else 16  # decode steps between looks at `alive`: they synchronise
-    used = highest = 0  # slots in use: the first ones; no row has more tokens in the cache than `highest`
+    used = 0  # slots in use: the first ones
+    highest = 0  # no row has more tokens in the cache
+    steps = 0
     while waiting or used:
         while waiting and (used == 0 or slots - used >= max(1, slots // 8)) and used < slots:
             packed, lengths, rows, positions, source, ends, members, first = [], [], [], [], [], [], [], used
@@ -318,17 +373,24 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             documents = Documents(lengths, device)
             cache.rows, cache.positions, cache.source = (
                 torch.tensor(x, device=device) for x in (rows, positions, source))
-            hidden = base(input_ids=torch.tensor([packed], device=device), use_cache=False, kv_slots=cache,
-                          documents=documents, position_ids=documents.position_ids[None]).last_hidden_state[0]
+            with callers_autocast(device, keep_casts=False):
+                hidden = base(
+                    input_ids=torch.tensor([packed], device=device),
+                    position_ids=documents.position_ids[None],
+                    use_cache=False, kv_slots=cache, documents=documents).last_hidden_state[0]
+                logits = head(hidden[ends])
             new = slice(first, used)
             request[new] = torch.tensor(members, device=device)
             filled[new], count[new] = documents.position_ids[ends] + 1, 0
             alive[new], stopped[new] = True, False
             highest = max(highest, max(lengths))
-            record(head(hidden[ends]), new)
+            record(logits, new)
         for _ in range(check_every):
             highest = min(highest + 1, length)
             advance(used)
+        steps += check_every
+        bar.set_postfix_str(f'{steps} decode steps', refresh=False)
+        bar.update(0)
         dead = (~alive[:used]).nonzero()[:, 0]
         if len(dead) * 8 >= used:  # finished rows leave: tail rows move into their places
             out_sizes[request[dead]], out_stopped[request[dead]] = count[dead], stopped[dead].long()
@@ -338,6 +400,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
             for state in (request, filled, count, last, alive, stopped, *cache.k, *cache.v):
                 state[holes] = state[tail]
             alive[keep:used] = False
+            filled[keep:used] = 0  # a graph for more rows than are in use reads one key of each of these
             used = keep
             highest = int(filled[:used].max()) if used else 0
             bar.update(len(dead))
