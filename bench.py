@@ -390,4 +390,5 @@ def bench_verify():
         print(f'slowest verdict of {kind}: {worst * 1000:.1f} ms ({name}, {unit!r} repeated, '
               f'{MAX_TEXT if kind == "ifeval" else 10 ** 6:,} characters)')
 
-globals()[f'bench_{what}']()
+if __name__ == '__main__':  # tools/gpu_check.py uses the parts
+    globals()[f'bench_{what}']()

@@ -5,10 +5,11 @@
     python plot.py docs/methods.png docs/curves.jsonl
 
 LABEL=PATTERN is one line in each panel, its files are seeds: the line is their mean, the band one standard
-deviation. A file is a script's log.jsonl, or sample.py's completions: of these a table is printed, pass@1 by
-difficulty, its standard error over prompts (several files: the standard deviation over files) and the gain
-from the first label to the last. A file without a label holds many runs: `method` and `seed` of each line say
-which (results.py's). Panels are those that the files have something for; PNG, SVG or PDF by the name.
+deviation. A file is a script's log.jsonl, or sample.py's completions. Of completions a table is printed:
+pass@1 by difficulty, its standard error over prompts (several files: the standard deviation over files), the
+gain from the first label to the last, and that of each label over the one before. A file without a label
+holds many runs: `method` and `seed` of each line say which (results.py's). Panels are those that the files
+have something for; PNG, SVG or PDF by the name.
 """
 import glob
 import json
@@ -72,19 +73,37 @@ def by_difficulty(runs):
     return dict(sorted(levels.items(), key=lambda item: (isinstance(item[0], str), str(item[0]).zfill(9))))
 
 
+def by_prompt(run):
+    """{prompt: mean reward of its completions}."""
+    prompts = defaultdict(list)
+    for r in run:
+        prompts[r['prompt']].append(r['reward'])
+    return {prompt: statistics.fmean(rewards) for prompt, rewards in prompts.items()}
+
+
 def total(runs):
     """pass@1 of completions, its standard error over prompts; of several files their deviation."""
     if len(runs) > 1:
         return spread([statistics.fmean(r['reward'] for r in run) for run in runs])
-    prompts = defaultdict(list)
-    for r in runs[0]:
-        prompts[r['prompt']].append(r['reward'])
-    mean, deviation = spread([statistics.fmean(rewards) for rewards in prompts.values()])
-    return mean, deviation / math.sqrt(len(prompts))
+    scores = by_prompt(runs[0])
+    mean, deviation = spread(scores.values())
+    return mean, deviation / math.sqrt(len(scores))
+
+
+def paired_gain(before, after):
+    """Mean gain of the prompts that two files share, and its standard error; None without such prompts.
+
+    The error is smaller than that of two independent means: a prompt that is hard is hard for both models."""
+    before, after = by_prompt(before), by_prompt(after)
+    gains = [after[prompt] - before[prompt] for prompt in before if prompt in after]
+    if len(gains) < 2:
+        return None
+    mean, deviation = spread(gains)
+    return mean, deviation / math.sqrt(len(gains))
 
 
 def table(samples):
-    """Lines of pass@1 by difficulty, a column a label."""
+    """Lines of pass@1 by difficulty, a column a label; at the end the gain of each over the one before it."""
     columns = {label: by_difficulty(runs) for label, runs in samples.items()}
     yield 'difficulty' + ''.join(f'{label:>9}        ' for label in columns) + '    gain'
     for level in next(iter(columns.values())):
@@ -93,6 +112,11 @@ def table(samples):
     ends = [total(runs) for runs in samples.values()]
     yield ('       all' + ''.join(f'{mean:9.3f} ± {error:.3f}' for mean, error in ends)
            + f'{ends[-1][0] - ends[0][0]:+8.3f}')
+    files = [runs[0] for runs in samples.values() if len(runs) == 1]
+    gains = [paired_gain(before, after) for before, after in zip(files, files[1:])]
+    if gains and len(files) == len(samples) and None not in gains:
+        yield ('      gain' + ' ' * 17 + ''.join(f'{mean:+9.3f} ± {error:.3f}' for mean, error in gains)
+               + '  over the column before, paired by prompt')
 
 
 def draw(picture, logs, samples):

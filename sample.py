@@ -20,7 +20,6 @@ import os
 from collections import Counter
 
 import torch
-from tqdm import tqdm
 
 from configurator import UserError, configure
 from data import format_report, load_tokenizer, rl_prompts, stop_ids, turns
@@ -78,7 +77,7 @@ if rejected_model and load_tokenizer(rejected_model, chat_template).get_vocab() 
 stops = stop_ids(tokenizer)
 prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 prompts = prompts[:limit or None]
-print(f'{data}: {format_report(report)}')
+print(f'{data}: {format_report(report)}', flush=True)
 lm = load_model(model, device).eval()
 weaker = load_model(rejected_model, device).eval() if rejected_model else None
 os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -87,10 +86,14 @@ results, written = [], 0  # results, per prompt: difficulty, rewards, answers, l
 
 
 def complete(lm, part, first):
-    """n completions of each prompt, with 'text' and 'reward' added to what generate gives."""
+    """n completions of each prompt, with 'text' and 'reward' added to what generate gives.
+
+    `first` is the place of the first prompt among all: it goes into the seeds.
+    """
+    progress = f'prompts {first + 1} to {first + len(part)} of {len(prompts)}'
     with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
         groups = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
-                          [seed * 2 ** 32 + first + j for j in range(len(part))], kv_cache_gb)
+                          [seed * 2 ** 32 + first + j for j in range(len(part))], kv_cache_gb, progress)
     made = [(prompt, c) for prompt, group in zip(part, groups) for c in group]
     for _, c in made:
         c['text'] = tokenizer.decode(c['ids'], skip_special_tokens=True)
@@ -122,7 +125,7 @@ def lines(prompt, group, weak):
             for chosen, rejected in pairs if chosen['text'] != rejected['text']]
 
 
-with open(out, 'w') as f, tqdm(total=len(prompts), unit='prompt', disable=None) as bar:
+with open(out, 'w') as f:
     for i in range(0, len(prompts), chunk):
         part = prompts[i:i + chunk]
         groups = complete(lm, part, i)
@@ -132,12 +135,11 @@ with open(out, 'w') as f, tqdm(total=len(prompts), unit='prompt', disable=None) 
                 f.write(json.dumps(line) + '\n')
                 written += 1
             if len(results) < show:
-                tqdm.write(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}')
+                print(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}')
             texts, rewards = [c['text'] for c in group], [c['reward'] for c in group]
             results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
                             [len(c['ids']) for c in group], [c['stopped'] for c in group]))
         f.flush()
-        bar.update(len(part))
 
 
 def report_line(name, results):

@@ -77,13 +77,14 @@ def stand_in_kernel(monkeypatch):
     model_module.varlen_is_right.cache_clear()
 
 
-def gradients_of_a_fresh_model(checkpointing):
+def gradients_of_a_fresh_model(checkpointing, device='cpu'):
     torch.manual_seed(0)
-    lm = load_model('tiny')
+    lm = load_model('tiny').to(device)
     if checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
     ids = torch.randint(0, 262, (40,), generator=torch.Generator().manual_seed(1))
-    logprobs, _ = Policy(lm)(ids, [40], torch.arange(1, 40))
+    with torch.autocast(device, torch.bfloat16, enabled=device == 'cuda', cache_enabled=False):
+        logprobs, _ = Policy(lm)(ids.to(device), [40], torch.arange(1, 40, device=device))
     logprobs.sum().backward()
     return [p.grad for p in lm.parameters()]
 
@@ -94,6 +95,15 @@ def test_the_self_test_may_run_inside_a_checkpointed_layer(stand_in_kernel):
     assert len(stand_in_kernel) > 1  # the self-test's call, then the layers'
     for a, b in zip(checkpointed, gradients_of_a_fresh_model(checkpointing=False)):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6 * b.abs().max())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_checkpointed_training_on_a_gpu():
+    """The same with the real kernel, first used inside a checkpointed layer."""
+    model_module.varlen_is_right.cache_clear()
+    checkpointed = gradients_of_a_fresh_model(checkpointing=True, device='cuda')
+    for a, b in zip(checkpointed, gradients_of_a_fresh_model(checkpointing=False, device='cuda')):
+        assert (a - b).norm() <= 0.02 * b.norm()
 
 
 # --- CUDA graphs --------------------------------------------------------------

@@ -43,7 +43,10 @@ def test_difficulties_by_hand():
     worse = [{**r, 'reward': 0} for r in rows]
     assert [line.split() for line in plot.table({'before': [worse], 'after': [rows]})] == [
         ['difficulty', 'before', 'after', 'gain'], ['Level', '1', '0.000', '0.500', '+0.500'], ['Level', '2', '0.000', '1.000', '+1.000'],
-        ['all', '0.000', '±', '0.000', '0.750', '±', '0.250', '+0.750']]
+        ['all', '0.000', '±', '0.000', '0.750', '±', '0.250', '+0.750'],
+        ['gain', '+0.750', '±', '0.250', *'over the column before, paired by prompt'.split()]]
+    better = [{**r, 'reward': 1} for r in rows]  # over rows: 0.5 for a and 0 for b, however much a and b differ
+    assert plot.paired_gain(rows, better) == pytest.approx((0.25, 0.25)) and plot.paired_gain(rows, [{**rows[0], 'prompt': 'c'}]) is None
 
 
 def test_files_and_pictures(tmp_path):

@@ -1,0 +1,534 @@
+"""What nanopost does on a GPU: is it right, how fast is it, where does the time go.
+
+    bash tools/gpu_check.sh 450                     # what one calls: at most 450 seconds
+    python -m tools.gpu_check 200 attention,graphs  # some items
+
+GPU time comes in minutes, so everything is imported once and each item then runs in a forked process with a
+limit of its own: an item that hangs or dies costs its limit and no more. The most telling items come first.
+Figures go to $OUT/results.txt as they come, everything that is printed to $OUT/log.txt.
+
+Without a GPU it runs on tiny shapes. That tries this script and measures nothing.
+"""
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+
+START = time.time()
+os.environ.update(HF_HUB_OFFLINE='1', WANDB_MODE='offline')
+os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'  # is_available() then leaves CUDA alone: forks need that
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+import transformers  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+from transformers import Qwen3ForCausalLM  # noqa: E402,F401  the forks find it imported
+
+import model as M  # noqa: E402
+import rollout as R  # noqa: E402
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OUT = os.environ.get('OUT', 'out/gpu_check')
+# the device file is looked for first: asking CUDA itself could spoil it for the forked processes
+SMOKE = not (os.path.exists('/dev/nvidia0') or torch.cuda.is_available())
+DEVICE = 'cpu' if SMOKE else 'cuda'
+# shapes of model.py that the items use
+SMALL, MIDDLE, LARGE = ('tiny', 'tiny', 'tiny') if SMOKE else ('qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b')
+PEAK_FLOPS = 989e12  # an H100's or H200's dense bf16
+BANDWIDTH = 3.0e12  # bytes a second that a copy reaches on an H100 (H200: 4.3e12)
+
+
+# --- writing and timing -------------------------------------------------------
+def note(item, **figures):
+    """One line of results.txt, on disk before this returns."""
+    texts = [f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+             for key, value in figures.items()]
+    line = f'{item}: ' + ', '.join(texts)
+    with open(os.path.join(OUT, 'results.txt'), 'a') as f:
+        f.write(line + '\n')
+        f.flush()
+        os.fsync(f.fileno())
+    print(line, flush=True)
+
+
+def synchronize():
+    if DEVICE == 'cuda':
+        torch.cuda.synchronize()
+
+
+def milliseconds_of_one(run):
+    """Wall time of a single call, its first one included: compilation, plans, allocation."""
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return (time.perf_counter() - start) * 1e3
+
+
+def microseconds(run, repeats=20, warm_up=3):
+    """Median time of a call; on a GPU by its own events, without the time to launch."""
+    for _ in range(warm_up):
+        run()
+    if DEVICE == 'cpu':
+        return float(np.median([milliseconds_of_one(run) * 1e3 for _ in range(repeats)]))
+    pairs = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        pairs.append((start, end))
+    synchronize()
+    return float(np.median([start.elapsed_time(end) * 1e3 for start, end in pairs]))
+
+
+def memory_figures():
+    """Peak memory since the last reset_peak, in GB."""
+    if DEVICE == 'cpu':
+        return {}
+    return {'peak_gb': torch.cuda.max_memory_allocated() / 1e9,
+            'reserved_gb': torch.cuda.max_memory_reserved() / 1e9}
+
+
+def reset_peak():
+    if DEVICE == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+
+
+def bench(*flags):
+    """bench.py's names with these flags set; nothing is measured yet."""
+    sys.argv = ['bench.py', *flags]
+    return runpy.run_path(os.path.join(ROOT, 'bench.py'), run_name='bench')
+
+
+def profile(name, run, kernels=14):
+    """The kernels that take most of the GPU's time in a call of run()."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if DEVICE == 'cuda':
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        run()
+        synchronize()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in events) or 1
+    for event in events[:kernels]:
+        note(name, kernel=event.key[:70].replace(',', ';'), calls=event.count,
+             ms=event.self_device_time_total / 1e3, share=event.self_device_time_total / total)
+
+
+# --- ceilings, correctness ----------------------------------------------------
+def info():
+    """The card, the versions, and what a copy and plain matrix products reach on it."""
+    if DEVICE == 'cuda':
+        card = torch.cuda.get_device_properties(0)
+        note('info', gpu=card.name, gb=card.total_memory / 1e9, torch=torch.__version__,
+             transformers=transformers.__version__, varlen_takes_gqa=M.VARLEN_TAKES_GQA,
+             flash_takes_splits=M.FLASH_TAKES_SPLITS)
+    source = torch.empty(2 ** 10 if SMOKE else 2 ** 30, dtype=torch.int32, device=DEVICE)
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes  # read and written
+    note('copy', tb_s=copied / microseconds(lambda: target.copy_(source)) / 1e6)
+    shapes = [(64, 64, 64)] if SMOKE else [
+        (8192, 8192, 8192), (16384, 1024, 6144), (16384, 2560, 9728), (16384, 9728, 2560),  # layers
+        (331, 1024, 151936), (1324, 1024, 151936), (331, 2560, 151936)]  # a chunk of logits
+    for m, k, n in shapes:
+        a = torch.randn(m, k, device=DEVICE, dtype=torch.bfloat16)
+        b = torch.randn(n, k, device=DEVICE, dtype=torch.bfloat16)
+        took = microseconds(lambda a=a, b=b: a @ b.T)
+        note('matmul', mkn=f'{m}x{k}x{n}', tflop_s=2 * m * k * n / took / 1e6)
+
+
+def tests():
+    """The tests that need a GPU."""
+    paths = [os.path.join(ROOT, 'tests', name) for name in ('test_model.py', 'test_gpu_ready.py')]
+    outcomes = []
+
+    class Outcomes:
+        def pytest_runtest_logreport(self, report):
+            if report.when == 'call' or report.outcome != 'passed':
+                outcomes.append((report.nodeid.rpartition('::')[2], report.outcome))
+    options = ['-q', '-p', 'no:cacheprovider', '--tb=short', '-k', 'on_a_gpu']
+    pytest.main([*options, *paths], plugins=[Outcomes()])
+    for name, outcome in outcomes:
+        note('test', name=name, outcome=outcome)
+
+
+def rope():
+    """Do the rotary tables differ where fp32 products may run in TF32? The scripts never allow it."""
+    name = 'tiny' if SMOKE else f'random:{SMALL}'
+    rotary = M.load_model(name, DEVICE).base_model.rotary_emb
+    for positions in [512] if SMOKE else [1024, 4096, 16384]:
+        cosines = []
+        for precision in ('highest', 'high'):
+            torch.set_float32_matmul_precision(precision)
+            cos, _ = rotary(torch.zeros(1, 1, device=DEVICE), torch.arange(positions, device=DEVICE)[None])
+            cosines.append(cos)
+        torch.set_float32_matmul_precision('highest')
+        note('rope', positions=positions, error_with_tf32=(cosines[0] - cosines[1]).abs().max().item())
+
+
+# --- attention ----------------------------------------------------------------
+def attention():
+    """Ways to compute decode attention, in time and share of the bandwidth; then packed attention."""
+    torch.manual_seed(0)
+    shapes = [(2, 2, 2, 20, 32)] if SMOKE else [
+        (64, 8, 2, 1024, 1280), (256, 8, 2, 1024, 1280), (64, 8, 4, 1024, 1280), (64, 8, 4, 4096, 4352)]
+    for rows, kv_heads, heads_per_key, filled, length in shapes:
+        decode_attention(rows, kv_heads, heads_per_key, filled, length)
+    for name, lengths, parents in [
+            ('16 documents of 1024', [1024] * 16, None),
+            ('8 prompts of 512 with 8 completions of 192', ([512] + [192] * 8) * 8,
+             sum(([-1] + [9 * i] * 8 for i in range(8)), []))]:
+        packed_attention(name, [n // 16 for n in lengths] if SMOKE else lengths, parents)
+
+
+def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128):
+    half, scaling = torch.bfloat16, head_dim ** -0.5
+    q = torch.randn(rows, kv_heads * heads_per_key, head_dim, device=DEVICE, dtype=half)
+    k, v = (torch.randn(rows, length, kv_heads, head_dim, device=DEVICE, dtype=half) for _ in range(2))
+    used = torch.full((rows,), filled, device=DEVICE, dtype=torch.int32)
+    mask = torch.zeros(rows, filled, device=DEVICE, dtype=half)
+    truth = M.cached_sdpa(q.float(), k.float(), v.float(), used, mask.float(), scaling)
+    keys_and_values = 2 * rows * filled * kv_heads * head_dim * 2  # bytes
+
+    def by(backend, filled=filled):
+        with sdpa_kernel(backend):
+            return M.cached_sdpa(q, k, v, used, mask[:, :filled], scaling)
+
+    def cudnn(filled=filled):
+        torch.backends.cuda.enable_cudnn_sdp(True)  # model.py has switched it off; this process is forked
+        return by(SDPBackend.CUDNN_ATTENTION, filled)
+    ways = {
+        'varlen': lambda: M.cached_varlen(q, k, v, used, None, scaling),
+        'SDPA efficient': lambda: by(SDPBackend.EFFICIENT_ATTENTION),
+        'SDPA math': lambda: by(SDPBackend.MATH),
+        'SDPA cudnn': cudnn}
+    case = dict(rows=rows, heads_per_key=heads_per_key, filled=filled)
+    for name, run in ways.items():
+        try:
+            first = milliseconds_of_one(run)
+            error = ((run().float() - truth).norm() / truth.norm()).item()
+            took = microseconds(run)
+            more = {}
+            if name == 'SDPA cudnn':  # what a mask of another length costs
+                more['new_length_ms'] = milliseconds_of_one(lambda: cudnn(filled - 1))
+            note('decode attention', **case, way=name, us=took, error=error, first_ms=first,
+                 of_bandwidth=keys_and_values / (took * 1e-6) / BANDWIDTH, **more)
+        except Exception as problem:  # a backend may not take the shape: that is a result
+            note('decode attention', **case, way=name, failed=M.first_line(problem)[:100])
+
+
+def packed_attention(name, lengths, parents):
+    documents = M.Documents(lengths, torch.device(DEVICE), parents)
+    q, k, v = (torch.randn(sum(lengths), heads, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+               for heads in (16, 8, 8))
+    for way in (M.packed_varlen, M.packed_sdpa):
+        try:
+            def forward(way=way):
+                return way(q, k, v, documents, 0.1)
+
+            def both(forward=forward):
+                out = forward()
+                return torch.autograd.grad(out, (q, k, v), out)
+            first = milliseconds_of_one(forward)
+            note('packed attention', row=name, way=way.__name__, forward_us=microseconds(forward, 10),
+                 forward_and_backward_us=microseconds(both, 10), first_ms=first)
+        except Exception as problem:
+            note('packed attention', row=name, way=way.__name__, failed=M.first_line(problem)[:100])
+
+
+# --- rollout ------------------------------------------------------------------
+def rollout_model(space, prompts, prompt_tokens):
+    """bench.py's model with random lengths, and prompts."""
+    lm = space['stopping'](space['load_model'](space['name'], DEVICE))
+    return lm, [list(text.encode()) for text in space['texts']([prompt_tokens] * prompts)]
+
+
+def call_generate(space, lm, prompts, group_size):
+    with torch.autocast(DEVICE, torch.bfloat16, cache_enabled=False):
+        return R.generate(lm, prompts, group_size, space['new_tokens'], 1.0, [space['stop']],
+                          list(range(len(prompts))), kv_cache_gb=1.0 if SMOKE else 40.0)
+
+
+def generate(shape, rows, prompt_tokens=768, new_tokens=512):
+    """bench.py --what=generate: tokens a second and the share of the copy rate."""
+    def run():
+        if SMOKE:
+            bench('--rows=8', '--new_tokens=8', '--rounds=1')['bench_generate']()
+            return
+        reset_peak()
+        bench(f'--shape={shape}', f'--rows={rows}', f'--prompt_tokens={prompt_tokens}',
+              f'--new_tokens={new_tokens}', '--rounds=1')['bench_generate']()
+        note(f'generate {shape} {rows} rows', **memory_figures())
+    return run
+
+
+def graphs():
+    """A long tail of lengths: what recording graphs costs; and does the sampler agree with the trainer."""
+    space = bench(f'--shape={SMALL}', '--fill=0.4', f'--new_tokens={24 if SMOKE else 256}')
+    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 32, prompt_tokens=20 if SMOKE else 300)
+    seconds_recording = []
+    plain_graph = torch.cuda.graph
+
+    class TimedGraph(plain_graph):
+        def __enter__(self):
+            self.start = time.perf_counter()
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            seconds_recording.append(time.perf_counter() - self.start)
+    torch.cuda.graph = TimedGraph
+    for _ in range(2):  # the second call counts
+        seconds_recording.clear()
+        reset_peak()
+        start = time.perf_counter()
+        groups = call_generate(space, lm, prompts, 8)  # ends in a copy to the host
+        took = time.perf_counter() - start
+    tokens = sum(len(completion['ids']) for group in groups for completion in group)
+    note('graphs', recorded=len(seconds_recording), seconds_recording=float(sum(seconds_recording)),
+         of_call=sum(seconds_recording) / took, call_s=took, tokens_s=tokens / took, **memory_figures())
+
+    differences = []
+    for prompt, group in list(zip(prompts, groups))[:4]:
+        for completion in group[:4]:
+            ids = torch.tensor(prompt + completion['ids'], device=DEVICE)
+            scored = torch.arange(len(prompt), len(ids), device=DEVICE)
+            with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+                logprobs, _ = M.Policy(lm)(ids, [len(ids)], scored)
+            differences.append((logprobs.cpu() - completion['logprobs']).abs())
+    differences = torch.cat(differences)
+    note('sampler against trainer', tokens=len(differences), mean_nats=differences.mean().item(),
+         max_nats=differences.max().item())
+
+
+def profile_generate():
+    space = bench(f'--shape={SMALL}', f'--new_tokens={8 if SMOKE else 48}')
+    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 16, prompt_tokens=20 if SMOKE else 1000)
+    call_generate(space, lm, prompts, 8)
+    profile('profile generate', lambda: call_generate(space, lm, prompts, 8))
+
+
+# --- sampler ------------------------------------------------------------------
+def pick(sizes, u):
+    """First index whose running sum of `sizes` (B, n) exceeds u (B, 1), and u less what comes before it."""
+    sums = sizes.cumsum(-1, dtype=torch.float64)
+    u = torch.minimum(u, torch.nextafter(sums[:, -1:], torch.zeros_like(u)))  # rounding must not pass the end
+    index = torch.searchsorted(sums, u, right=True)
+    return index, (u - sums.gather(1, index) + sizes.gather(1, index)).clamp_(min=0)
+
+
+def sample_in_two_levels(logits, temperature, uniform, block_size=128):
+    """sample_token by the sums of blocks first and then within a block: a candidate to replace it."""
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    probabilities = F.pad(logprobs.exp(), (0, -logprobs.shape[1] % block_size))
+    blocks = probabilities.unflatten(1, (-1, block_size))  # (B, blocks, block_size)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    block, left = pick(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, block_size))[:, 0]
+    index, _ = pick(inside, left)
+    ids = (block * block_size + index)[:, 0]
+    return ids, logprobs.gather(1, ids[:, None])[:, 0]
+
+
+def sampler():
+    """Time of the sampler's parts at Qwen3's vocabulary, and the error of bf16 logits."""
+    vocab = 1000 if SMOKE else 151936
+    for rows in [4] if SMOKE else [64, 256]:
+        logits = torch.randn(rows, vocab, device=DEVICE).mul_(3).bfloat16()
+        uniform = torch.rand(rows, device=DEVICE, dtype=torch.float64)
+        p = torch.softmax(logits.float(), -1)
+        same = R.sample_token(logits, 1.0, uniform)[0] == sample_in_two_levels(logits, 1.0, uniform)[0]
+        note('sampler', rows=rows,
+             sample_token_us=microseconds(lambda x=logits, u=uniform: R.sample_token(x, 1.0, u)),
+             two_levels_us=microseconds(lambda x=logits, u=uniform: sample_in_two_levels(x, 1.0, u)),
+             same_ids=same.float().mean().item(),
+             log_softmax_us=microseconds(lambda x=logits: torch.log_softmax(x.float(), -1)),
+             cumsum_fp64_us=microseconds(lambda p=p: p.cumsum(-1, dtype=torch.float64)),
+             cumsum_fp32_us=microseconds(lambda p=p: p.cumsum(-1)))
+    hidden, head = (torch.randn(n, 1024, device=DEVICE).bfloat16() for n in (64, vocab))
+    exact = hidden.double() @ head[:1000].double().T
+
+    def error(logits):
+        return (logits[:, :1000].double() - exact).abs().max().item()
+    figures = {'bf16_us': microseconds(lambda: hidden @ head.T), 'bf16_error': error(hidden @ head.T)}
+    if not SMOKE:  # a CPU has no such product
+        def fp32_out():
+            return torch.mm(hidden, head.T, out_dtype=torch.float32)
+        figures |= {'fp32_out_us': microseconds(fp32_out), 'fp32_out_error': error(fp32_out())}
+    note('head', **figures)
+
+
+# --- training -----------------------------------------------------------------
+def sft(shape, batch_size=64, steps=3, with_profile=False, **knobs):
+    """Steps of sft.py on documents of median length 200: tokens a second, MFU, memory against the plan."""
+    def run():
+        sequences = 4 if SMOKE else batch_size
+        space = bench(f'--shape={shape}', f'--batch_size={sequences}')
+        lengths = np.exp(space['rng'].normal(np.log(200), 0.8, sequences * (steps + 2)))
+        lengths = np.minimum(lengths, 1000).astype(int) + 2
+        space['write_rows']({'text': line} for line in space['texts'](lengths))
+        script, go_on = space['script']('sft.py', eval_data='', batch_size=sequences, **knobs)
+        first_step = go_on(1)
+        go_on(1)
+        reset_peak()
+        tokens_before = script['tokens']
+        seconds = go_on(steps)
+        tokens_s = (script['tokens'] - tokens_before) / seconds
+
+        config = script['lm'].config
+        parameters = sum(p.numel() for p in script['lm'].parameters())
+        document = float((lengths ** 2).sum() / lengths.sum())  # length of a token's document, on average
+        width = config.num_attention_heads * M.head_size(config)
+        flops_of_a_token = 6 * parameters + 6 * config.num_hidden_layers * width * document
+        plan = M.memory_plan(config, 1, script['micro_batch_tokens'], script['activation_checkpointing'],
+                             bf16=script['dtype'] == 'bfloat16')
+        note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=tokens_s * flops_of_a_token / PEAK_FLOPS,
+             first_step_s=first_step, loss=script['loss'].item(), plan_gb=plan['peak'], **memory_figures())
+        if with_profile:
+            profile(f'profile sft {shape}', lambda: go_on(1))
+    return run
+
+
+def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2):
+    """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan."""
+    def run():
+        sizes = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
+        completions, prompt, new = sizes
+        prompts = completions // group_size
+        kv_cache_gb, micro_batch_tokens = 1.0 if SMOKE else 24.0, 16384
+        space = bench(f'--shape={shape}', f'--rows={completions}', f'--prompt_tokens={prompt}',
+                      f'--new_tokens={new}', f'--group_size={group_size}', '--fill=0.6')
+        space['write_rows']({'prompt': text, 'answer': '1', 'dataset': 'sums'}
+                            for text in space['prompts_of'](prompts * (steps + 1)))
+        script, go_on = space['script'](
+            'grpo.py', prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
+            max_prompt_tokens=2 * prompt, kv_cache_gb=kv_cache_gb, activation_checkpointing=True,
+            micro_batch_tokens=micro_batch_tokens)
+        space['stopping'](script['lm'])
+        # no text of a random model is right: half of all completions, by their length
+        script['verify_all'] = lambda items: [(float(len(text) % 2), False) for _, text, _ in items]
+        go_on(1)
+        reset_peak()
+        seconds = go_on(steps)
+        record = script['record']
+        plan = M.memory_plan(
+            script['lm'].config, 1, micro_batch_tokens, activation_checkpointing=True,
+            bf16=script['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
+            max_new_tokens=new)
+        figures = {key: record[key] for key in (
+            'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
+        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=script['step_tokens'] * steps / seconds,
+             **figures, plan_gb=plan['peak'], **memory_figures())
+    return run
+
+
+def logprobs_memory():
+    """bench.py --what=memory: log-probs of 4,096 tokens at Qwen3's vocabulary."""
+    if not SMOKE:
+        bench('--rounds=2')['bench_memory']()
+
+
+# --- the run ------------------------------------------------------------------
+# name, seconds that it may take, function; the most telling first
+ITEMS = [
+    ('info', 30, info),
+    ('tests', 60, tests),
+    ('attention', 45, attention),
+    ('generate64', 40, generate(SMALL, 64)),
+    ('sft06', 40, sft(SMALL, with_profile=True, activation_checkpointing=False, micro_batch_tokens=8192)),
+    ('graphs', 40, graphs),
+    ('generate256', 45, generate(SMALL, 256)),
+    ('grpo06', 50, grpo(SMALL)),
+    ('sft17', 45, sft(MIDDLE, activation_checkpointing=True, micro_batch_tokens=16384)),
+    ('sampler', 20, sampler),
+    ('rope', 15, rope),
+    ('generate128', 40, generate(SMALL, 128)),
+    ('profile', 30, profile_generate),
+    ('sft06ckpt', 40, sft(SMALL, activation_checkpointing=True, micro_batch_tokens=16384)),
+    ('generate4b', 60, generate(LARGE, 128, 768, 256)),
+    ('memory', 20, logprobs_memory),
+    ('sft06compile', 120, sft(SMALL, activation_checkpointing=False, micro_batch_tokens=8192, compile=True)),
+    ('generate17', 45, generate(MIDDLE, 128, 768, 256)),
+    ('sft4b', 60, sft(LARGE, batch_size=16, steps=2, activation_checkpointing=True, micro_batch_tokens=4096)),
+]
+NEEDS_A_FRESH_PROCESS = {'sft06compile'}  # Inductor's workers hang in a forked one
+
+
+def run_forked(name, run):
+    """Runs an item in this forked process, its output in log.txt, and ends the process."""
+    os.setsid()  # a group of its own, so that its workers can be ended with it
+    log = os.open(os.path.join(OUT, 'log.txt'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 1
+    try:
+        print(f'\n=== {name}', flush=True)
+        if name in NEEDS_A_FRESH_PROCESS:
+            os.execv(sys.executable, [sys.executable, '-m', 'tools.gpu_check', '--one-item', name])
+        run()
+        status = 0
+    except BaseException as problem:
+        traceback.print_exc()
+        note(name, failed=f'{type(problem).__name__}: {M.first_line(problem)[:150]}')
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def wait_for(child, seconds):
+    """The child's exit status, or None when it was killed after so many seconds."""
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def main(seconds, chosen):
+    os.makedirs(OUT, exist_ok=True)
+    note('start', imports_s=time.time() - START, device=DEVICE)
+    for name, limit, run in ITEMS:
+        left = seconds - (time.time() - START)
+        if chosen and name not in chosen:
+            continue
+        if left < 8:
+            note(name, skipped='no time left')
+            continue
+        begun = time.time()
+        child = os.fork()
+        if child == 0:
+            run_forked(name, run)
+        status = wait_for(child, min(limit, left))
+        ended = 'killed at its limit' if status is None else 'ok' if status == 0 else f'status {status}'
+        note(name, seconds=time.time() - begun, ended=ended)
+    print_all()
+
+
+def print_all():
+    """Every figure once more, bench.py's too: a caller may see only the end of the output."""
+    words = ('tokens/s', 'copy rate', 'GiB', 'SDPA is used')
+    print('\n--- of log.txt')
+    with open(os.path.join(OUT, 'log.txt')) as f:
+        for line in f:
+            if any(word in line for word in words):
+                print(line, end='')
+    print('\n--- results.txt')
+    with open(os.path.join(OUT, 'results.txt')) as f:
+        print(f.read(), end='', flush=True)
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--one-item']:
+        {name: run for name, _, run in ITEMS}[sys.argv[2]]()
+    else:
+        main(seconds=float(sys.argv[1]) if sys.argv[1:] else 440,
+             chosen=sys.argv[2].split(',') if sys.argv[2:] and sys.argv[2] else [])
