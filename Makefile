@@ -1,10 +1,11 @@
 # make demo: the whole path on the embedded task, on a CPU, in minutes.  make test: the suite.
 PYTHON ?= python3
 SEED ?= 1337
+SCALE ?= 1
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo dpo tulu figures speed ablations results test slow lint clean
+.PHONY: demo real dpo tulu figures speed ablations results test slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -26,6 +27,28 @@ demo: .venv/run
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
 	$(RUN) plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
+
+.venv/gguf: .venv/run
+	$(BIN)/pip install -q --disable-pip-version-check gguf  # reads the file that the real model comes in
+	@touch $@
+
+out/smollm2/config.json: | .venv/gguf
+	$(RUN) -m tools.smollm2 out/smollm2
+
+real: out/smollm2/config.json
+	@echo "1/5 SmolLM2-135M-Instruct as it is, on held-out word problems of SVAMP (all five: under an hour on 2 cores)"
+	SCALE=$(SCALE) $(RUN) sample.py config/real.py --seed=$(SEED) --out=out/real_start.jsonl --overwrite=True
+	@echo "2/5 supervised fine-tuning on short worked answers: sft.py"
+	SCALE=$(SCALE) $(RUN) sft.py config/real.py --seed=$(SEED) --overwrite=True
+	@echo "3/5 the same word problems after it"
+	SCALE=$(SCALE) $(RUN) sample.py config/real.py --model=out/real_sft --seed=$(SEED) --out=out/real_sft.jsonl --overwrite=True
+	@echo "4/5 reinforcement learning with a verifiable reward: grpo.py"
+	SCALE=$(SCALE) $(RUN) grpo.py config/real.py --seed=$(SEED) --overwrite=True
+	@echo "5/5 the same word problems after it, and the table: out/real.txt"
+	SCALE=$(SCALE) $(RUN) sample.py config/real.py --model=out/real_grpo --seed=$(SEED) --out=out/real_grpo.jsonl --overwrite=True
+	@($(RUN) -m tools.machine "make real SEED=$(SEED) SCALE=$(SCALE)"; cat out/smollm2/SOURCE.txt; \
+	  $(RUN) plot.py out/real.png GRPO=out/real_grpo/log.jsonl start=out/real_start.jsonl SFT=out/real_sft.jsonl \
+	  GRPO=out/real_grpo.jsonl) | tee out/real.txt
 
 out/tiny_base/model.safetensors: | .venv/run
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True

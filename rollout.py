@@ -229,11 +229,12 @@ class StepGraphs:
 
 class Progress(tqdm):
     """A progress bar on a terminal; where the output is a file, a line every half minute."""
+    SECONDS_BETWEEN_LINES = 30
 
     def __init__(self, total, label, unit):
         """`label` stands before the bar; without one there is no bar."""
         self.on_terminal = sys.stderr.isatty()
-        seconds = 0.1 if self.on_terminal else 30  # between two displays
+        seconds = 0.1 if self.on_terminal else self.SECONDS_BETWEEN_LINES
         # miniters=0: the clock alone decides when to print, also while the count stands still
         super().__init__(total=total, desc=label, unit=unit, disable=not label, leave=False,
                          miniters=0, mininterval=seconds, delay=0 if self.on_terminal else seconds)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
-DPO, HYBRIDS, FAULTS = (f'tests/test_{name}.py::' for name in ('dpo', 'hybrids', 'faults'))
+DPO, HYBRIDS, FAULTS, GPU, REAL = (f'tests/test_{name}.py::' for name in ('dpo', 'hybrids', 'faults', 'gpu_ready', 'real'))
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
@@ -85,6 +85,24 @@ MUTANTS = [
     ('faults', 'checkpoint.py', "os.path.getsize(log_path) >= shared['log_bytes']", 'True', FAULTS + 'test_out_dir_deleted_under_a_run'),
     ('rows', 'rows.py', 'held += [] if lazy else [parsed]', 'held += [parsed]', DATA + '::test_files_of_lines_are_not_held_in_memory'),
     ('rows', 'data.py', "re.sub(specials(tokenizer), BEGIN + r'\\g<0>' + END, text)\n    if", 'text\n    if', DATA + '::test_a_thousand_malformed_and_hostile_rows'),
+    ('gpu', 'model.py', 'no_autocast, own_hooks:', 'no_autocast:', GPU + 'test_the_self_test_may_run_inside_a_checkpointed_layer'),
+    ('gpu', 'model.py', "scale=scaling, seqused_k=used, **splits)", "scale=scaling, seqused_keys=used, **splits)", GPU + 'test_cached_attention_as_this_torch_spells_it'),
+    ('gpu', 'model.py', 'return torch.cat(outputs).index_select(0, places)', 'return torch.cat(outputs)[places >= 0]', GPU + 'test_packed_attention_as_this_torch_spells_it'),
+    ('gpu', 'model.py', 'torch.backends.cuda.enable_cudnn_sdp(False)', 'pass', GPU + 'test_cudnn_attention_is_off'),
+    ('gpu', 'model.py', 'if world_size > 1:  # DDP', 'if True:  # DDP', GPU + 'test_memory_plan_by_hand'),
+    ('gpu', 'grpo.py', ", cache_enabled=False)", ')', GPU + 'test_precision_of_a_script'),
+    ('gpu', 'hpt.py', 'torch.manual_seed(seed)  # the same', "torch.set_float32_matmul_precision('high')\ntorch.manual_seed(seed)  # the same", GPU + 'test_precision_of_a_script'),
+    ('gpu', 'sft.py', 'set_to_none=world_size == 1', 'set_to_none=True', GPU + 'test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour'),
+    ('gpu', 'sft.py', ', timeout=timedelta(hours=1)', '', GPU + 'test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour'),
+    ('gpu', 'rollout.py', 'pool=self.pool, ', 'pool=None, ', GPU + 'test_graphs_share_one_pool_and_one_stream'),
+    ('gpu', 'rollout.py', 'self.stream = cuda.Stream()', 'self.stream = cuda.current_stream()', GPU + 'test_graphs_share_one_pool_and_one_stream'),
+    ('gpu', 'rollout.py', 'with callers_autocast(device, keep_casts=False):\n                hidden', 'with callers_autocast(device, keep_casts=True):\n                hidden',
+     GPU + 'test_a_rollout_keeps_no_bf16_copy_of_the_weights_beside_the_decode_copy'),
+    ('real', 'rollout.py', 'elif msg is None:', 'else:', REAL + 'test_progress_in_a_file_is_a_line_now_and_then'),
+    ('real', 'sample.py', 'kv_cache_gb, progress)', 'kv_cache_gb)', REAL + 'test_sample_tells_how_far_it_is'),
+    ('real', 'tools/smollm2.py', 'if not torch.equal(found, expected):', 'if False:', REAL + 'test_a_folder_that_computes_something_else_is_not_kept'),
+    ('real', 'tools/smollm2.py', '        del model.config.quantization_config', '        pass', REAL + 'test_a_gguf_file_becomes_a_plain_folder'),
+    ('real', 'examples/svamp/make.py', 'equation[:operation.start()] + result', 'result', REAL + 'test_the_rows_are_what_the_script_makes'),
 ]
 
 

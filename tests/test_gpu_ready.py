@@ -6,7 +6,6 @@ a step that must look at a value on the host, which on a GPU would wait for all 
 import contextlib
 import io
 import os
-import sys
 import textwrap
 
 import pytest
@@ -277,22 +276,3 @@ def test_bf16_casts_are_kept_as_the_plan_says(checkpointing):
         Policy(lm)(ids, [300], torch.arange(1, 300))
     weights = sum(p.numel() for layer in lm.base_model.layers for p in layer.parameters() if p.dim() == 2)
     assert sum(tensor.numel() for tensor in kept.values()) == (0 if checkpointing else weights)
-
-
-# --- progress -----------------------------------------------------------------
-def test_progress_in_a_file_is_a_line_now_and_then(monkeypatch):
-    """Where stderr is no terminal: nothing at once, then whole lines, also while no completion ends."""
-    monkeypatch.setattr(sys, 'stderr', io.StringIO())
-    bar = rollout.Progress(64, 'rollout', 'completion')
-    assert sys.stderr.getvalue() == ''
-    bar.update(1)
-    assert sys.stderr.getvalue() == ''
-    bar.mininterval = bar.delay = 0  # half a minute later
-    bar.set_postfix_str('48 decode steps', refresh=False)
-    bar.update(0)
-    bar.update(10)
-    bar.close()
-    lines = sys.stderr.getvalue().split('\n')
-    assert len(lines) == 3 and lines[2] == '' and '\r' not in sys.stderr.getvalue()
-    assert 'rollout' in lines[0] and '1/64' in lines[0] and '48 decode steps' in lines[0]
-    assert '11/64' in lines[1]

@@ -69,10 +69,13 @@ def convert(source, gguf_file, target):
         difference = (found - expected).abs().max().item()
         shutil.rmtree(temporary)
         raise RuntimeError(f'{target}: its logits differ from those of {gguf_file} by up to {difference}')
-    os.rename(temporary, target)
     tokens, vocabulary = expected.shape
-    print(f'{target}: {again.num_parameters():,} parameters; its logits of a chat ({tokens} x {vocabulary}) '
-          f'equal those of {gguf_file} to the bit', flush=True)
+    checked = (f'{again.num_parameters():,} parameters in fp32, from {gguf_file}; the logits of a chat '
+               f'({tokens} x {vocabulary}) equal those of that file to the bit\n')
+    with open(os.path.join(temporary, 'SOURCE.txt'), 'w') as f:
+        f.write(checked)
+    os.rename(temporary, target)
+    print(f'{target}: {checked}', end='', flush=True)
 
 
 def main(target):
