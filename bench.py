@@ -10,6 +10,8 @@
 
 A script is run as it stands: its source up to the loop, then the loop, a few steps at a time. Peers
 (requirements-dev.txt) alternate with it; a ratio is the median over rounds, with the smallest and largest.
+model.py switches cuDNN's attention off in the whole process, so peers run without it too: on Hopper GPUs,
+where it builds a plan for every new shape, that helps them.
 """
 import contextlib
 import io

@@ -3,11 +3,11 @@
 # One knob, SCALE: 1 is for two CPU cores; `SCALE=8 make real` is for a GPU.
 import os
 _scale = int(os.environ.get('SCALE', 1))
-model = {'sft': 'out/smollm2', 'grpo': 'out/real_sft'}.get(script, 'out/smollm2')
-out_dir = f'out/real_{script}'
+model = 'out/real_sft' if script == 'grpo' else 'out/smollm2'
 max_new_tokens = 64  # a demonstration has 17 in the mean
 
 if script in ('sft', 'grpo'):
+    out_dir = f'out/real_{script}'
     data = 'examples/svamp/train.jsonl'
     eval_prompts = ''  # sample.py measures, on the test rows, at the temperature of training
     micro_batch_tokens = 2048 * _scale

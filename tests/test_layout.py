@@ -76,7 +76,7 @@ def test_section_order():
 @pytest.mark.parametrize('script, config', [
     *itertools.product(['sft', 'dpo', 'grpo', 'hpt', 'prefix_rft'], ['tiny.py', 'qwen3_0.6b.py', 'qwen3_4b.py']),
     *itertools.product(['sft', 'grpo', 'hpt', 'prefix_rft'], ['openr1_46k.py']),
-    ('sft', 'tiny_base.py'), *itertools.product(['sft', 'dpo', 'grpo'], ['tulu3_8b.py', 'tulu3_4b.py', 'tulu_tiny.py'])])
+    ('sft', 'tiny_base.py'), ('sft', 'real.py'), ('grpo', 'real.py'), *itertools.product(['sft', 'dpo', 'grpo'], ['tulu3_8b.py', 'tulu3_4b.py', 'tulu_tiny.py'])])
 def test_configs_set_only_knobs_that_exist(monkeypatch, script, config):
     """The script's own configuration lines take the file; a misspelt knob or a wrong type raises (test_configurator.py)."""
     path = os.path.join(ROOT, f'{script}.py')
@@ -88,7 +88,7 @@ def test_configs_set_only_knobs_that_exist(monkeypatch, script, config):
 
 
 def test_readme_names_only_files_that_exist():
-    for name in re.findall(r'\b(?:config/)?[a-z0-9_.]+\.py\b', read('README.md')):
+    for name in re.findall(r'\b(?:[a-z]+/)*[a-z0-9_.]+\.py\b', read('README.md')):
         exists = any(os.path.exists(os.path.join(ROOT, folder, name)) for folder in ('', 'tests', 'tests/exercises'))
         assert exists or name == 'my_file.py', name
 
