@@ -28,8 +28,8 @@ def tiny_gguf(tmp_path_factory):
     """A folder with a Llama of two layers and a byte-level tokenizer in tiny.gguf, weights quantised as SmolLM2's are."""
     folder, rng = tmp_path_factory.mktemp('gguf'), np.random.default_rng(1)
     letters = [chr(x) for x in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]  # GPT-2's for the 256 bytes
-    merged = letters[64] + letters[65]
-    tokens = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', *letters, merged]
+    merges = [(letters[64], letters[65]), (letters[66], letters[67])]  # one alone transformers 5.17 reads as a text
+    tokens = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', *letters, *map(''.join, merges)]
     layers, hidden, heads, kv_heads, ffn = 2, 64, 4, 2, 96
     writer = gguf.GGUFWriter(folder / 'tiny.gguf', 'llama')
     writer.add_block_count(layers)
@@ -43,8 +43,8 @@ def tiny_gguf(tmp_path_factory):
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model('gpt2')
     writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3] + [1] * (len(letters) + 1))
-    writer.add_token_merges([f'{letters[64]} {letters[65]}'])
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges([' '.join(pair) for pair in merges])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
