@@ -29,7 +29,8 @@ demo: .venv/run
 	$(RUN) plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
 
 .venv/gguf: .venv/run
-	$(BIN)/pip install -q --disable-pip-version-check gguf  # reads the file that the real model comes in
+	@echo "two packages by which transformers reads the file that the real model comes in"
+	$(BIN)/pip install -q --disable-pip-version-check gguf accelerate
 	@touch $@
 
 out/smollm2/config.json: | .venv/gguf

