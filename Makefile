@@ -108,7 +108,7 @@ results: .venv/run
 	$(RUN) results.py
 
 test: .venv/dev
-	@echo "about 9 minutes on 2 cores"
+	@echo "9 to 14 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 slow: .venv/dev

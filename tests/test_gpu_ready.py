@@ -234,7 +234,7 @@ def test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour(tmp_path, rows, r
 # --- the measurement ----------------------------------------------------------
 def test_gpu_check_runs_through_on_a_cpu(tmp_path):
     """Its smoke form: GPU minutes are not for finding out that a script has changed under it."""
-    items = ['info', 'generate64', 'sft06', 'graphs', 'grpo06', 'sampler', 'rope', 'profile']
+    items = ['info', 'sft06', 'graphs', 'grpo06', 'sampler']
     done = subprocess.run([sys.executable, '-m', 'tools.gpu_check', '200', ','.join(items)], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, 'OUT': str(tmp_path), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
     assert done.returncode == 0, done.stderr
