@@ -12,7 +12,7 @@ if script in ('sft', 'grpo'):
     eval_prompts = ''  # sample.py measures, on the test rows, at the temperature of training
     micro_batch_tokens = 2048 * _scale
     log_every, checkpoint_every = 1, 25
-if script == 'sft':  # 1.3 epochs: more lowers the loss of the train rows only
+if script == 'sft':  # 1.3 epochs: the form of an answer. 200 steps alone reach more than GRPO after these
     eval_data = 'examples/svamp/test.jsonl'
     eval_every = 0
     batch_size, max_steps = 16, 60
