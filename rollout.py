@@ -348,8 +348,8 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
 
     check_every = 4 if device.type == 'cpu' else 16  # decode steps between looks at `alive`: they synchronise
     used = 0  # slots in use: the first ones
-    highest = 0  # no row has more tokens in the cache
-    steps = 0
+    highest = 0  # tokens in the cache of the longest row, at most
+    steps = 0  # decode steps so far
     while waiting or used:
         while waiting and (used == 0 or slots - used >= max(1, slots // 8)) and used < slots:
             packed, lengths, rows, positions, source, ends, members, first = [], [], [], [], [], [], [], used

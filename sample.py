@@ -135,7 +135,7 @@ with open(out, 'w') as f:
                 f.write(json.dumps(line) + '\n')
                 written += 1
             if len(results) < show:
-                print(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}')
+                print(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}', flush=True)
             texts, rewards = [c['text'] for c in group], [c['reward'] for c in group]
             results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
                             [len(c['ids']) for c in group], [c['stopped'] for c in group]))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+
 def read(name):
     with open(os.path.join(ROOT, name)) as f:
         return f.read()

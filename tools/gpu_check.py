@@ -200,8 +200,11 @@ def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128
             return M.cached_sdpa(q, k, v, used, mask[:, :filled], scaling)
 
     def cudnn(filled=filled):
-        torch.backends.cuda.enable_cudnn_sdp(True)  # model.py has switched it off; this process is forked
-        return by(SDPBackend.CUDNN_ATTENTION, filled)
+        torch.backends.cuda.enable_cudnn_sdp(True)  # model.py has switched it off
+        try:
+            return by(SDPBackend.CUDNN_ATTENTION, filled)
+        finally:  # or packed_sdpa, which is measured next, would take it too
+            torch.backends.cuda.enable_cudnn_sdp(False)
     ways = {
         'varlen': lambda: M.cached_varlen(q, k, v, used, None, scaling),
         'SDPA efficient': lambda: by(SDPBackend.EFFICIENT_ATTENTION),
