@@ -16,10 +16,14 @@ def need(condition, why):
 GIVE_UPS = (GaveUp, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError)  # text's fault
 
 # --- finding the answer --------------------------------------------------------
+THINKING_MARKS = ('<think>', '</think>')  # around what a model thinks before it answers
+
+
 def after_thinking(text):
     """What follows the last think block, all of a text without one; '' where a block was never closed."""
-    text = text.rpartition('</think>')[2]
-    return '' if '<think>' in text else text
+    opening, closing = THINKING_MARKS
+    text = text.rpartition(closing)[2]
+    return '' if opening in text else text
 
 def boxes(text):
     r"""[(start, end, content)] of the balanced boxes in the last sentence that has one, last first."""

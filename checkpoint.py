@@ -90,8 +90,12 @@ def save_state(out_dir, rank, own, shared, barrier):
     barrier()
 
 
-def load_state(out_dir, rank, world_size):
-    """(shared, own) as save_state saved them, on the CPU. UserError: none, damaged, of another world size."""
+def load_state(out_dir, rank, world_size, **fixed):
+    """(shared, own) as save_state saved them, on the CPU.
+
+    `fixed`: settings that a run keeps, as they are now; `shared` has them as they were. UserError: there is
+    no state, it is damaged, it was written by another number of ranks, or a fixed setting has changed.
+    """
     folder = f'{out_dir}/state'
     if not os.path.isdir(folder):
         folder += '.old'  # killed between the two renames of save_state
@@ -114,6 +118,11 @@ def load_state(out_dir, rank, world_size):
     if shared['world_size'] != world_size:
         raise UserError(f'{folder} was written by {shared["world_size"]} ranks, this run has {world_size}: '
                         'resume with as many')
+    for key, value in fixed.items():
+        if shared[key] != value:
+            raise UserError(f'resume=True, but {out_dir} was started with {key}={shared[key]}, which cannot '
+                            f'become {key}={value} on the way: leave {key} as it was, or start a new run, '
+                            f'with --model={out_dir} from these weights')
     log_path = f'{out_dir}/log.jsonl'
     if rank == 0 and not (os.path.exists(log_path) and os.path.getsize(log_path) >= shared['log_bytes']):
         raise UserError(f'{log_path} lost lines of before the checkpoint: put it back, or --model={out_dir}')

@@ -2,7 +2,9 @@
 What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the
 content; a row not shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
 import bisect
+import datetime
 import functools
+import hashlib
 import itertools
 import re
 import unicodedata
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import verify
+from answers import THINKING_MARKS
 from configurator import RANK, UserError
 
 SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
@@ -40,6 +43,8 @@ def load_tokenizer(name, chat_template=''):
         tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if chat_template:
             tokenizer.chat_template = open(chat_template, encoding='utf-8').read()
+        if 'strftime_now' in str(tokenizer.chat_template) and RANK == 0:
+            print(f"the chat template asks for today's date: it is always told {fixed_date('%d %b %Y')}")
         return tokenizer
     except Exception as error:  # hub, network, file and format errors have no common class
         message = f'no tokenizer from {name!r} with --chat_template={chat_template!r}: {error}'
@@ -103,6 +108,11 @@ def keeps_text(tokenizer):
     return (encode_marked(tokenizer, text) == (text, *encode(tokenizer, [text])[0]) and marked[0] == text
             and not {*marked[1]} & {*tokenizer.convert_tokens_to_ids(names)})
 
+def fixed_date(format):
+    """What a chat template is told when it asks for today's date: always the same day, the one that Llama 3's
+    template has for want of a date. Token ids, and so a resumed run, must not depend on the day."""
+    return datetime.date(2024, 7, 26).strftime(format)
+
 def render(tokenizer, messages, prompt=False):
     """The conversation as the template writes it, what spells a special token marked; prompt=True adds what
     opens the assistant's turn."""
@@ -110,9 +120,22 @@ def render(tokenizer, messages, prompt=False):
         raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
     messages = [{**m, 'content': mark(tokenizer, m['content'])} for m in messages]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompt, strftime_now=fixed_date)
     except Exception as error:  # a template is somebody's program and may raise anything
         raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
+
+@functools.lru_cache(8)
+def unspoken_ids(tokenizer):
+    """Ids of the special tokens that are no part of what a model says: all but the marks of its thinking."""
+    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items()
+                     if token.special and token.content not in THINKING_MARKS)
+
+def completion_text(tokenizer, ids):
+    """What a verifier reads of a completion: the text without special tokens, but with those that mark
+    thinking (<think>), so that thoughts are not taken for the answer."""
+    unspoken = unspoken_ids(tokenizer)
+    return tokenizer.decode([i for i in ids if i not in unspoken], skip_special_tokens=False)
 
 def stop_ids(tokenizer):
     """Sorted ids that end a generation: EOS, and what ends an assistant's turn in the template."""
@@ -303,6 +326,25 @@ def show_mask(example, tokenizer):
     parts = np.split(example['ids'], np.flatnonzero(np.diff(example['mask'], prepend=False)))
     return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(map(tokenizer.decode, parts)))
 
+def level_of(value):
+    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, (bool, type(None))) or not isinstance(value, (int, float, np.number)):
+        return None
+    if not np.isfinite(value):
+        return None
+    return int(value) if value == int(value) else str(value)
+
+def levels(difficulties):
+    """The distinct difficulties (see level_of) in order: numbers by their size, then texts; None left out."""
+    def place(level):
+        try:
+            return 0, float(level), str(level)
+        except ValueError:
+            return 1, 0.0, level
+    return sorted({level for level in difficulties if level is not None}, key=place)
+
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
     'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
@@ -332,7 +374,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         return {
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant')[-1]['content'] if shown else None,
-            'difficulty': row.get('difficulty', row.get('level')),
+            'difficulty': level_of(row.get('difficulty', row.get('level'))),
             'messages': messages}, render(tokenizer, messages, prompt=True)
     def finish(row, prompt, encoded):
         if len(encoded[1]) > max_prompt_tokens:
@@ -376,10 +418,20 @@ def collate(docs):
     return {'ids': ids.long(), 'lengths': lengths.tolist(), 'parents': list(parents),
             'index': mask.nonzero()[:, 0], 'doc': torch.tensor(owners).repeat_interleave(lengths)[mask]}
 
+def random_stream(*key):
+    """A stream of random numbers of its own for every key (ints of any size, texts, tuples of them).
+
+    The key is hashed to the 128 bits that Philox takes. So no two keys share a stream or a part of one: the
+    torch generator would, because it keeps only the low 32 bits of its seed. RandomState is numpy's older
+    interface, whose numbers never change: a run can be resumed under another numpy."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    philox = np.random.Philox(key=int.from_bytes(digest[:16], 'little'))
+    return np.random.RandomState(philox)
+
 @functools.lru_cache(256)
 def shuffled(n, *key):
-    """A permutation of range(n). The legacy generator's stream is frozen: orders survive numpy's updates."""
-    return np.random.RandomState(key).permutation(n)
+    """A permutation of range(n) that the key decides."""
+    return random_stream('order', *key).permutation(n)
 
 class Order:
     """Endless shuffled row indices of sources [(weight, indices)]; position (rows handed out) is its state.
@@ -387,7 +439,7 @@ class Order:
     of every source: weight 0.5 gives one half, then the other; 2 gives all twice. len: rows per epoch."""
     def __init__(self, sources, seed):
         self.sources = [(rows, max(1, round(weight * len(rows)))) for weight, rows in sources if len(rows)]
-        self.seed, self.position = seed % 2 ** 32, 0
+        self.seed, self.position = seed, 0
     def __len__(self):
         return sum(count for _, count in self.sources)
 

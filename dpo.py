@@ -29,21 +29,7 @@ import time
 from contextlib import nullcontext
 from datetime import timedelta
 
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-
-from checkpoint import catch_stop, load_state, save_state
-from configurator import UserError, configure
-from data import Order, collate, format_report, load_tokenizer, pack, preference_pairs, rl_prompts
-from data import show_mask, split_by_work, stop_ids
-from model import Policy, load_model, memory_plan, save_model
-from rollout import generate
-from rows import read_rows
-from verify import verify_all
+from configurator import UserError, above, at_least, configure
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -81,46 +67,68 @@ grad_clip = 1.0  # global norm; 0: off
 # evaluation, log, checkpoint
 eval_every = 100  # steps; 0: only at the end
 max_new_tokens = 64  # evaluation completions, tokens
-checkpoint_every = 500  # steps between checkpoints; the last step always makes one
+checkpoint_every = 500  # steps between checkpoints; one more before each evaluation and at the end
 log_every = 1  # steps between lines on the console; log.jsonl has every step
 wandb_log = False  # WANDB_MODE=offline works too
 wandb_project = 'nanopost'
 # system
 seed = 1337
-device = 'cuda' if torch.cuda.is_available() else 'cpu'
-dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
+device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
+dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
-config = configure(globals())
+config = configure(globals(), max_steps=at_least(0), beta=above(0))
+if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+
+# --- imports --------------------------------------------------------------------
+# after the settings, because they take seconds: a mistake in a flag is answered at once
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from checkpoint import catch_stop, load_state, save_state
+from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack
+from data import preference_pairs, random_stream, rl_prompts, show_mask, split_by_work, stop_ids
+from model import Policy, check_token_ids, load_model, memory_plan, save_model
+from rollout import generate
+from rows import read_rows
+from verify import verify_all
 STATS = ['dpo/margin', 'dpo/accuracy', 'dpo/chosen_logps', 'dpo/rejected_logps', 'dpo/chosen_rewards',
          'dpo/rejected_rewards', 'completion/chosen_len', 'completion/rejected_len']  # means over pairs
 
 # --- ranks, seed, device ------------------------------------------------------
 rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-if device == 'cuda' and not torch.cuda.is_available():
-    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
-if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 'constant'):
-    raise UserError('dtype is float32 or bfloat16, schedule is cosine, linear or constant')
+if device == 'auto':
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+if dtype == 'auto':
+    dtype = 'float32' if device == 'cpu' else 'bfloat16'
+config |= {'device': device, 'dtype': dtype}
+if device != 'cpu' and not torch.cuda.is_available():
+    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
 if device == 'cuda':
     device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+if device != 'cpu':
     torch.cuda.set_device(device)
 log_path = os.path.join(out_dir, 'log.jsonl')
-saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
-if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+saved = own = None  # of a checkpoint: what all ranks share, and this rank's part
+if resume:
+    saved, own = load_state(out_dir, rank, world_size, model=model, shard_optimizer=shard_optimizer)
 if world_size > 1:
     # an hour: a long rollout or a slow disk on one rank is no failure
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
-torch.manual_seed(seed)  # the same start on every rank
+# a model from scratch is drawn from torch's own stream: the same on every rank
+torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
 # without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
 autocast = torch.autocast(
     device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
 
 # --- data ---------------------------------------------------------------------
-if loss_type not in ('dpo', 'dpo_norm', 'ipo', 'simpo') or loss_type == 'ipo' and label_smoothing:
-    raise UserError('loss_type is dpo, dpo_norm, ipo or simpo; label_smoothing is not for ipo')
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
@@ -138,6 +146,7 @@ if eval_data:
 if eval_prompts:
     eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
         read_rows(eval_prompts)[0], tokenizer, max_length, verifier, instruction)
+has_evaluation = bool(eval_pairs or eval_rows)
 if rank == 0:
     print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
     print('first pair, what is trained in [[ ]]: ' + tokenizer.decode(pairs[0]['docs'][0][2]))
@@ -146,6 +155,7 @@ if rank == 0:
 
 # --- model --------------------------------------------------------------------
 lm = load_model(model, device)
+check_token_ids(lm, tokenizer, pairs + eval_pairs + eval_rows)
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
@@ -170,15 +180,22 @@ optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(g
 
 
 def learning_rate_at(step):
-    """Linear warm-up to learning_rate, then `schedule` down to min_learning_rate at max_steps."""
+    """Of update `step`, counted from 0: a linear warm-up to learning_rate, then `schedule`, which
+    reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
+    done = (step - peak) / max(1, max_steps - 1 - peak)  # from 0 at the peak to 1 at the last update
     left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
 # --- helpers ------------------------------------------------------------------
+def due(every):
+    """Whether this step is a multiple of `every`; 0 is never."""
+    return every > 0 and step % every == 0
+
+
 def gather(value):
     """[value of rank 0, value of rank 1, ...] on every rank."""
     values = [value] * world_size
@@ -195,7 +212,7 @@ def evaluate():
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
                                kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for (c,) in completions]
+    texts = [completion_text(tokenizer, c['ids']) for (c,) in completions]
     judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
     for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
         tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
@@ -203,7 +220,7 @@ def evaluate():
     if verdicts:
         metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
         metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
-        for level in sorted({d for d, *_ in verdicts if d is not None}):
+        for level in levels(d for d, *_ in verdicts):
             scores = [v for d, v, _ in verdicts if d == level]
             metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
     mine, stats = eval_pairs[rank::world_size], torch.zeros(len(STATS), device=device)
@@ -223,6 +240,7 @@ def save_checkpoint():
     save_state(out_dir, rank, own, {
         'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
         'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+        'model': model, 'shard_optimizer': shard_optimizer,
         'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
     if rank == 0:
         save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
@@ -292,7 +310,9 @@ step = samples = tokens = skipped = 0
 wandb_id = None
 if resume:
     raw.load_state_dict(saved['weights'])
-    getattr(optimizer, 'optim', optimizer).load_state_dict(own)
+    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
+    adam_state = getattr(optimizer, 'optim', optimizer)
+    adam_state.load_state_dict({**own, 'param_groups': adam_state.state_dict()['param_groups']})
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -317,11 +337,16 @@ stopping = catch_stop()
 
 def log(metrics):
     """One line of log.jsonl and wandb, and one on the console."""
+    global wandb_log
     os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
     with open(log_path, 'a') as f:
         f.write(json.dumps(metrics) + '\n')
     if wandb_log:
-        wandb.log(metrics, step=metrics['step'])
+        try:
+            wandb.log(metrics, step=metrics['step'])
+        except Exception as error:  # wandb only mirrors log.jsonl: its troubles must not end a run
+            wandb_log = False
+            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
     if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
         shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
         tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
@@ -329,7 +354,15 @@ def log(metrics):
 
 
 # --- the loop -----------------------------------------------------------------
-while step < max_steps:
+while True:
+    # evaluate these weights, whose checkpoint is written: what fails here costs no step
+    if has_evaluation and (step >= max_steps or step > 0 and due(eval_every)):
+        scores = evaluate()
+        if rank == 0:
+            log({'step': step, 'samples': samples, 'tokens': tokens, **scores})
+    if step >= max_steps:
+        break
+
     start = time.time()
     # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
     batch = [pairs[i] for i in order.take(batch_size)]
@@ -361,22 +394,23 @@ while step < max_steps:
 
     # log, checkpoint
     losses, stats = gather(loss.item()), sum(gather(stats.cpu())) / batch_size
-    evaluated = evaluate() if step == max_steps or eval_every and step % eval_every == 0 else {}
     if rank == 0:
         seconds = time.time() - start
         metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
                    'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
-                   **dict(zip(STATS, stats.tolist())), **evaluated, 'perf/tok_s': step_tokens / seconds}
+                   **dict(zip(STATS, stats.tolist())), 'perf/tok_s': step_tokens / seconds}
         if 'cuda' in device:
             metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
         log(metrics)
         bar.update()
     if skipped == 10:
         raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
-    if any(gather(bool(stopping))):
-        max_steps = step  # asked to end: this was the last step
-    if step == max_steps or checkpoint_every and step % checkpoint_every == 0:
+    asked_to_stop = any(gather(bool(stopping)))
+    evaluation_next = has_evaluation and due(eval_every)
+    if step >= max_steps or asked_to_stop or evaluation_next or due(checkpoint_every):
         save_checkpoint()
+    if asked_to_stop:
+        break
 
 # --- clean up -----------------------------------------------------------------
 bar.close()

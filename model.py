@@ -3,6 +3,7 @@
 One attention function serves training, prefill and decoding, and one log-prob rule (fp32 log-softmax of the
 head's logits divided by the temperature) serves sampler and trainer: what is scored is what was sampled.
 """
+import copy
 import functools
 import inspect
 import os
@@ -16,7 +17,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, G
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from configurator import UserError
+from configurator import RANK, UserError
 
 try:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only, but it imports everywhere
@@ -84,11 +85,32 @@ def load_config(name):
     except (OSError, ValueError, KeyError) as error:
         hint = '' if os.path.isdir(name) else ' (no such local folder, and the hub did not serve it)'
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
+    for key in ('quantization_config', 'compression_config'):
+        if getattr(config, key, None):
+            method = dict(getattr(config, key)).get('quant_method', 'an unnamed method')
+            raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be trained: '
+                            'take the same model with bf16 or fp32 weights')
+    for rope in rope_types(config):
+        # the frequencies of these follow the longest document of a batch, and so would the log-probs
+        if 'dynamic' in rope or rope == 'longrope':
+            raise UserError(f'model {name}: rotary embeddings of type {rope} are not supported: what a row '
+                            'computes would depend on the rows packed beside it')
     for key in ('final_logit_softcapping', 'attn_logit_softcapping', 'logit_scale', 'logits_scaling'):
         if getattr(config, key, None) not in (None, 1, 1.0):  # our head and attention would silently differ
             raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like one')
     config.attention_dropout = 0.0  # a dropped-out score is not the sampled one
     return config
+
+
+def rope_types(config):
+    """The kinds of rotary embeddings in a configuration: one, or one for each type of layer."""
+    found = []
+    for key in ('rope_parameters', 'rope_scaling'):
+        settings = getattr(config, key, None) or {}
+        by_layer_type = [value for value in settings.values() if isinstance(value, dict)]
+        for each in by_layer_type or [settings]:
+            found.append(each.get('rope_type') or each.get('type') or 'default')
+    return found
 
 
 def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
@@ -102,15 +124,70 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
         with torch.device(device):
             model = Qwen3ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attention)
         return model.train()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of a table becomes one line below
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype,
-                                                     attn_implementation=attention)
-    except (OSError, ValueError) as error:
-        raise UserError(f'model {name}: {first_line(error)}') from None
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=dtype, attn_implementation=attention,
+            output_loading_info=True, ignore_mismatched_sizes=True)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # hub, file, safetensors and format errors have no common class
+        raise UserError(f'model {name}: {first_line(error)}') from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    check_loading(name, model, report)
     head = model.get_output_embeddings()
     if getattr(head, 'bias', None) is not None:
         raise UserError(f'model {name}: an output head with a bias is not supported')
+    # With a padding_idx torch gives this row no gradient, and pad may be a token that is trained: SmolLM2's
+    # is its end of turn. Nothing here is padded.
+    model.get_input_embeddings().padding_idx = None
     return model.to(device).train()
+
+
+def check_loading(name, model, report):
+    """UserError unless every weight of the model came from the checkpoint `name`, and fits it.
+
+    `report` is from_pretrained's: missing_keys would be random weights, unexpected_keys are in the checkpoint
+    and have no place in the model.
+    """
+    missing, unexpected = sorted(report['missing_keys']), sorted(report['unexpected_keys'])
+    mismatched = sorted(report['mismatched_keys'])
+    if missing:
+        others = f'; it has others, like {unexpected[0]}' if unexpected else ''
+        raise UserError(f'model {name}: {len(missing)} of its weights are not in the checkpoint, first '
+                        f'{missing[0]}{others}: they would be random')
+    if mismatched:
+        weight, in_file, in_model = mismatched[0]
+        raise UserError(f'model {name}: {len(mismatched)} weights have another shape than config.json says, '
+                        f'first {weight}: {list(in_file)} in the checkpoint, {list(in_model)} by config.json')
+    if report['error_msgs']:
+        raise UserError(f'model {name}: {first_line(report["error_msgs"][0])}')
+    modules = dict(model.named_modules())
+    for weight in unexpected:
+        module = modules.get(weight.rpartition('.')[0])
+        # a module with weights of its own that was trained with one more computes something else without it
+        if module is not None and list(module.parameters(recurse=False)):
+            raise UserError(f'model {name}: the checkpoint has {weight}, which by config.json the model does '
+                            'not: it would compute something else')
+    if unexpected and RANK == 0:
+        print(f'model {name}: {len(unexpected)} weights of the checkpoint have no place in the model and are '
+              f'left out, first {unexpected[0]}')
+
+
+def check_token_ids(model, tokenizer, rows):
+    """UserError if a row (a dict with 'ids') has a token id for which the embedding has no weights.
+
+    Only what is used counts: a vocabulary may list tokens that no text of ours contains.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    largest = max([tokenizer.eos_token_id or 0, *(max(row['ids']) for row in rows if len(row['ids']))])
+    if largest >= size:
+        token = tokenizer.convert_ids_to_tokens(int(largest))
+        raise UserError(f'the tokenizer has id {largest} for {token!r}, but the model has {size} embeddings: '
+                        "take the model's own tokenizer and template, or enlarge the model first "
+                        '(resize_token_embeddings, save_pretrained)')
 
 
 def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
@@ -141,6 +218,21 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     os.rmdir(temporary)
 
 
+def frozen_copy(model, dtype):
+    """A copy of `model` as the reference of a KL: no gradients, the weights of linear layers in `dtype`.
+
+    Autocast casts these weights at every use, so they may as well be kept so, in half the memory. Embedding
+    and norms stay as they are: they make the residual stream, which is fp32 in the policy. With a bf16 one
+    the KL of a policy to itself would not be 0.
+    """
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    embedding = reference.get_input_embeddings().weight
+    for layer in reference.modules():
+        if isinstance(layer, nn.Linear) and layer.weight is not embedding:  # a tied head is the embedding
+            layer.to(dtype)
+    return reference
+
+
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True, shard_optimizer=True,
                 bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0, max_new_tokens=1):
     """Memory of a GPU by what holds it, in GB (1e9 bytes), as a dict; 'peak' is the sum at the worst moment.
@@ -165,7 +257,8 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     always = {
         'weights (fp32)': 4 * n,
         f'Adam moments / {shards}': 8 * n / shards,
-        'reference': size * n * reference}
+        # frozen_copy: the embedding stays fp32
+        'reference': (size * n + (4 - size) * vocab * hidden) * reference}
     gradients = {'gradients (fp32)': 4 * n}
     if world_size > 1:  # DDP's buckets stay; one GPU frees its gradients after each step
         always |= gradients
@@ -404,9 +497,10 @@ def logits_into(out, h, w, temperature):
 class TokenLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight.T / temperature)[target] and the entropy, a chunk of tokens at a time.
 
-    Backward computes each chunk's logits again, so [tokens, vocabulary] never exists; with p the softmax the
-    gradient with respect to the logits is (onehot(target) - p) / temperature times the incoming one. Chunks
-    share their buffers: a CPU pays for every new page of a fresh one.
+    Backward computes each chunk's logits again, so [tokens, vocabulary] never exists. With z the logits
+    divided by the temperature, p their softmax and H its entropy, the gradients with respect to z are
+    onehot(target) - p of the log-prob and -p (log p + H) of the entropy. Chunks share their buffers: a CPU
+    pays for every new page of a fresh one.
     """
 
     @staticmethod
@@ -425,30 +519,44 @@ class TokenLogprobs(torch.autograd.Function):
             lse[part] = total.log() + top[:, 0]
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - lse[part]
             entropy[part] = lse[part] - p.mul_(logits).sum(-1) / total
-        ctx.save_for_backward(hidden, weight, targets, lse)
+        ctx.save_for_backward(hidden, weight, targets, lse, entropy)
         ctx.temperature, ctx.dtype = temperature, dtype
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # an output that no loss uses has None for its gradient
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad, _):
-        hidden, weight, targets, lse = ctx.saved_tensors
+    def backward(ctx, grad, grad_entropy):
+        """grad (N,) of the log-probs, grad_entropy (N,) of the entropies; None where no loss uses them."""
+        hidden, weight, targets, lse, entropy = ctx.saved_tensors
         n, rows = len(targets), max(1, LOGITS_PER_CHUNK // weight.shape[0])
         buffer = torch.empty(min(n, rows), weight.shape[0], device=hidden.device)
         w = weight.to(ctx.dtype)
         # sums over chunks are kept in fp32: bf16 sums of hundreds of chunks drift
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        for i in range(0, n, rows):
-            part = slice(i, i + rows)
-            h, g = hidden[part].to(ctx.dtype), -grad[part, None] / ctx.temperature
-            p = logits_into(buffer, h, w.T, ctx.temperature).sub_(lse[part, None]).exp_()
-            d = p.scatter_add_(1, targets[part, None], torch.full_like(g, -1)).to(ctx.dtype)  # p - onehot
-            grad_hidden[part] = (d @ w * g).to(hidden.dtype)  # g on the narrow side of both products
+
+        def add(part, h, d, g):
+            """Add a chunk's gradients; those of the logits are d (n, V) times g (n, 1) / temperature."""
+            g = g / ctx.temperature
+            grad_hidden[part] += (d @ w * g).to(hidden.dtype)  # g on the narrow side of both products
             h = (h * g).to(ctx.dtype)
             if ctx.dtype == torch.float32:
                 grad_weight.addmm_(d.T, h)
             else:
-                grad_weight += d.T @ h
+                grad_weight.add_(d.T @ h)
+
+        for i in range(0, n, rows):
+            part = slice(i, i + rows)
+            h = hidden[part].to(ctx.dtype)
+            logp = logits_into(buffer, h, w.T, ctx.temperature).sub_(lse[part, None])  # (n, V)
+            if grad_entropy is not None:
+                p = logp.exp()
+                d = (p * (logp + entropy[part, None])).to(ctx.dtype)
+                add(part, h, d, -grad_entropy[part, None])
+            if grad is not None:
+                g = grad[part, None]
+                p = logp.exp_()
+                d = p.scatter_add_(1, targets[part, None], torch.full_like(g, -1)).to(ctx.dtype)  # p - onehot
+                add(part, h, d, -g)
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
@@ -465,7 +573,7 @@ class Policy(nn.Module):
         ids (T,) segments end to end, their lengths (sum T) and parents (see Documents; None: each segment is
         a document), index (N,) positions of the tokens to score (never a document's first). Returns fp32
         logprobs (N,) of ids[index] given all before them in their document, at `temperature` as in sampling,
-        and entropy (N,), nats, without gradient.
+        and entropy (N,) of the distribution that each was drawn from, nats. Both have a gradient.
         """
         documents = Documents(lengths, ids.device, parents)
         hidden = self.model.base_model(input_ids=ids[None], position_ids=documents.position_ids[None],

@@ -5,42 +5,39 @@
 
 The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
 likelihood gradient. n_prefix completions of a group are hybrids: the first floor(l * length) tokens of the
-demonstration, l ~ U(low, prefix_high), then sampled on. For Prefix-RFT, sampled tokens | prefix tokens:
+demonstration, l ~ U(low, prefix_high), then sampled on. The length is without the end of turn, and the last
+token is never shown. For Prefix-RFT, sampled tokens | prefix tokens:
 
     mask                  tokens whose ratio is not clipped away | the fifth of highest entropy
     reference policy      the policy that sampled, pi_old | the current policy: 1/pi * grad pi = grad log pi
     advantage             reward - mean of the group | the same: its hybrid's
     likelihood gradient   grad pi(token | prompt, what is before it) | the same
 
-Deviations from the official code: (1) token ids are kept, never decoded and encoded again at the cut. (2)
-Entropies are ranked in each sequence; theirs in a micro-batch: packing decides. (3) A continuation is centred
-as its prefix is; theirs has its raw reward for advantage: never negative. (4) A continuation may have
-max_new_tokens, whatever its prefix. (5) KL: sampled tokens only.
+Deviations from the official code:
+
+1. Token ids are kept, never decoded and encoded again at the cut.
+2. Entropies are ranked in each sequence; theirs in a micro-batch, so that packing decides.
+3. All advantages are centred on the mean of the whole group, hybrids included: the paper has Dr. GRPO's. In
+   theirs free completions and prefixes are centred on the mean of the free completions
+   (prefix_baseline='free'), and a continuation has its raw reward, which is never negative.
+4. A continuation may have max_new_tokens, whatever its prefix.
+5. Prefixes are not in the KL.
+6. A prefix token weighs its advantage in every update on a rollout. Theirs is multiplied by its ratio to the
+   policy that sampled (with replace_old_log_prob: to the policy before the first update), and where the
+   advantage is negative the product is bounded (dual clip, 3). The latter is the same with one update.
+7. No shortest prefix in tokens (theirs: min_prefix_len) and no entropy bonus (theirs: 0.001).
+8. Of several demonstrations of a row the first right one is used; theirs draws one, right or wrong.
 """
 import json
 import math
 import os
-import random
 import shutil
 import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
 
-import torch
-import torch.distributed as dist
-from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-
-from checkpoint import catch_stop, load_state, save_state
 from configurator import UserError, configure
-from data import Order, collate, format_report, load_tokenizer, pack, rl_prompts
-from data import sft_examples, split_by_work, stop_ids
-from model import Policy, load_model, memory_plan, save_model
-from rollout import generate
-from rows import read_rows
-from verify import verify_all
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -73,7 +70,7 @@ mask_truncated = False  # completions cut at max_new_tokens: no gradient; False:
 kv_cache_gb = 4.0  # GB for the KV cache of rollouts, per GPU
 # the loss
 advantage_std = False  # divide the centred rewards by the group's std; False: only centred (Dr. GRPO)
-updates_per_rollout = 1  # optimizer steps on one rollout batch, each on its share of the prompts
+updates_per_rollout = 1  # optimizer steps on one rollout, each on its share of the prompts
 clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
 loss_denominator = 'constant'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
 importance_cap = 0.0  # of the weight trainer's / sampler's probability, where they differ; 0: no weight
@@ -91,44 +88,65 @@ grad_clip = 1.0  # global norm; 0: off
 # evaluation, log, checkpoint
 eval_every = 20  # steps; 0: only at the end
 sample_every = 10  # steps between printed completions with their rewards; 0: never
-checkpoint_every = 50  # steps between checkpoints; the last step always makes one
+checkpoint_every = 50  # steps between checkpoints; one more before each evaluation and at the end
 log_every = 1  # steps between lines on the console; log.jsonl has every step
 wandb_log = False  # WANDB_MODE=offline works too
 wandb_project = 'nanopost'
 # system
 seed = 1337
-device = 'cuda' if torch.cuda.is_available() else 'cpu'
-dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute; weights are fp32
+device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
+dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
+if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
+    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+
+# --- imports --------------------------------------------------------------------
+# after the settings, because they take seconds: a mistake in a flag is answered at once
+import torch
+import torch.distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from checkpoint import catch_stop, load_state, save_state
+from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack, random_stream
+from data import rl_prompts, sft_examples, split_by_work, stop_ids
+from model import Policy, check_token_ids, frozen_copy, load_model, memory_plan, save_model
+from rollout import generate
+from rows import read_rows
+from verify import verify_all
 
 # --- ranks, seed, device ------------------------------------------------------
 rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-if device == 'cuda' and not torch.cuda.is_available():
-    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
-if dtype not in ('float32', 'bfloat16') or schedule not in ('cosine', 'linear', 'constant'):
-    raise UserError('dtype is float32 or bfloat16, schedule is cosine, linear or constant')
+if device == 'auto':
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+if dtype == 'auto':
+    dtype = 'float32' if device == 'cpu' else 'bfloat16'
+config |= {'device': device, 'dtype': dtype}
+if device != 'cpu' and not torch.cuda.is_available():
+    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
 if device == 'cuda':
     device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+if device != 'cpu':
     torch.cuda.set_device(device)
 log_path = os.path.join(out_dir, 'log.jsonl')
-saved, own = load_state(out_dir, rank, world_size) if resume else (None, None)
-if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+saved = own = None  # of a checkpoint: what all ranks share, and this rank's part
+if resume:
+    saved, own = load_state(out_dir, rank, world_size, model=model, shard_optimizer=shard_optimizer)
 if world_size > 1:
     # an hour: a long rollout or a slow disk on one rank is no failure
     dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
-torch.manual_seed(seed)  # the same start on every rank
+# a model from scratch is drawn from torch's own stream: the same on every rank
+torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
 # without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
 autocast = torch.autocast(
     device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
 
 # --- data ---------------------------------------------------------------------
 n_free = group_size - n_prefix
-if not 0 <= n_prefix < group_size or prefix_baseline not in ('group', 'free'):
-    raise UserError('n_prefix is 0 to group_size - 1, prefix_baseline is group or free')
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
@@ -137,7 +155,7 @@ for name, weight, start, stop in sources:
     kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
     asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
              for p in kept if p['demonstration']]
-    if len(asked) < len(kept) and without_demonstration not in ('drop', 'rl'):
+    if len(asked) < len(kept) and without_demonstration == 'error':
         raise UserError(f'{name}: {len(kept) - len(asked)} rows have no demonstration: say '
                         '--without_demonstration=drop, or =rl to learn them from rewards alone')
     examples, counts = sft_examples(asked, tokenizer, max_length, overlong) if asked else ([], report[name])
@@ -162,13 +180,15 @@ if rank == 0:
 
 # --- model --------------------------------------------------------------------
 lm = load_model(model, device)
+check_token_ids(lm, tokenizer, prompts + eval_rows)
+# the reference is the start model itself, also where that is drawn at random: copied before it learns
+reference = Policy(frozen_copy(lm, getattr(torch, dtype))) if beta else None
 if activation_checkpointing:
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
     for layer in lm.base_model.layers:
         layer.compile(dynamic=True)
 raw = policy = Policy(lm)
-reference = Policy(load_model(model, device, getattr(torch, dtype)).eval()) if beta else None
 if world_size > 1:
     policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
 if rank == 0:
@@ -188,15 +208,22 @@ optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(g
 
 
 def learning_rate_at(step):
-    """Linear warm-up to learning_rate, then `schedule` down to min_learning_rate at max_steps."""
+    """Of update `step`, counted from 0: a linear warm-up to learning_rate, then `schedule`, which
+    reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
+    done = (step - peak) / max(1, max_steps - 1 - peak)  # from 0 at the peak to 1 at the last update
     left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
 # --- helpers ------------------------------------------------------------------
+def due(every):
+    """Whether the updates on the last rollout passed a multiple of `every` steps; 0 is never."""
+    return every > 0 and step % every < updates_per_rollout
+
+
 def gather(value):
     """[value of rank 0, value of rank 1, ...] on every rank."""
     values = [value] * world_size
@@ -212,7 +239,7 @@ def evaluate():
     with autocast:
         completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
                                kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [tokenizer.decode(c['ids'], skip_special_tokens=True) for (c,) in completions]
+    texts = [completion_text(tokenizer, c['ids']) for (c,) in completions]
     judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
     for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
         tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
@@ -220,10 +247,15 @@ def evaluate():
     if verdicts:
         metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
         metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
-        for level in sorted({d for d, *_ in verdicts if d is not None}):
+        for level in levels(d for d, *_ in verdicts):
             scores = [v for d, v, _ in verdicts if d == level]
             metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
     return metrics
+
+
+def without_end(demonstration):
+    """The demonstration's token ids without the end of turn, which one that was cut does not have."""
+    return demonstration[:-1] if demonstration and demonstration[-1] in stops else demonstration
 
 
 def rollout(indices, first):
@@ -233,24 +265,28 @@ def rollout(indices, first):
     `first` is the first prompt's place in the order: with `seed` it fixes what is sampled, on any rank."""
     mine = range(len(indices))[rank::world_size]
     rows = [prompts[indices[i]] for i in mine]
-    # a hybrid's prefix and sampling come from its place in the order, as those of the others do
-    draws = [random.Random(f'{seed} {first + i} {j}') for i in mine for j in range(n_prefix)]
-    hosts, prefixes = [row for row in rows for _ in range(n_prefix)], []
+    # a hybrid's prefix and its sampling come from its place in the order, as those of the others do
+    places = [(first + i, j) for i in mine for j in range(n_prefix)]
+    hosts = [row for row in rows for _ in range(n_prefix)]
     left = 0.5 * (1 + math.cos(math.pi * min(1, step / prefix_steps)))
-    for row, draw in zip(hosts, draws):
-        share = draw.uniform(prefix_low_end + left * (prefix_low - prefix_low_end), prefix_high)
-        whole = row['demonstration'] or []
-        prefixes.append(whole[:max(0, min(math.floor(share * len(whole)), len(whole) - 1))])
+    shortest = prefix_low_end + left * (prefix_low - prefix_low_end)
+    prefixes = []
+    for host, (place, j) in zip(hosts, places):
+        share = random_stream(seed, 'prefix', place, j).uniform(shortest, prefix_high)
+        said = without_end(host['demonstration'] or [])
+        # the last token is the model's to say, and the end of turn
+        length = min(math.floor(share * len(said)), len(said) - 1)
+        prefixes.append(said[:max(0, length)])
     with autocast:
         hybrids = generate(lm, [row['ids'] + shown for row, shown in zip(hosts, prefixes)], 1, max_new_tokens,
-                           temperature, stops, [draw.getrandbits(63) for draw in draws], kv_cache_gb)
+                           temperature, stops, [(seed, 'hybrid', *place) for place in places], kv_cache_gb)
         completions = generate(lm, [p['ids'] for p in rows], n_free, max_new_tokens, temperature, stops,
-                               [seed * 2 ** 32 + first + i for i in mine], kv_cache_gb,
+                               [(seed, 'rollout', first + i) for i in mine], kv_cache_gb,
                                progress='rollout' if rank == 0 else None)
     for k, (shown, (c,)) in enumerate(zip(prefixes, hybrids)):
         completions[k // n_prefix].append({**c, 'ids': shown + c['ids'], 'shown': len(shown),
                                            'logprobs': torch.cat([torch.zeros(len(shown)), c['logprobs']])})
-    written = [[tokenizer.decode(c['ids'], skip_special_tokens=True) for c in g] for g in completions]
+    written = [[completion_text(tokenizer, c['ids']) for c in g] for g in completions]
     asked = [(p['kind'], text, p['truth']) for p, texts in zip(rows, written) for text in texts]
     verdicts = iter(verify_all(asked))
     groups = {}
@@ -258,7 +294,7 @@ def rollout(indices, first):
         judged = [next(verdicts) for _ in texts]  # (reward, whether the verifier gave up)
         rewards = torch.tensor([reward for reward, _ in judged])
         advantages = rewards - rewards[:n_free if prefix_baseline == 'free' else group_size].mean()
-        if advantage_std and group_size > 1:
+        if advantage_std:
             advantages /= rewards.std() + 1e-4
         groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
                      'advantages': advantages, 'spread': bool((rewards != rewards[0]).any()),
@@ -267,17 +303,29 @@ def rollout(indices, first):
     return [everyones[i] for i in range(len(indices))]
 
 
-def micro_batches_of(groups):
-    """This rank's packed micro-batches of these groups, with each scored token's advantage and loss weight.
-
-    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. A prompt is
-    computed once for as many of its completions as fit a micro-batch. A rank without completions gets one
-    empty micro-batch: it must still take part in the gradient's all-reduce."""
-    docs = [(group['prompt']['ids'], completion, group['advantages'][i])
+def trained_completions(groups):
+    """[(prompt ids, completion, advantage)] of the completions of these groups that are trained on."""
+    return [(group['prompt']['ids'], completion, group['advantages'][i])
             for group in groups for i, completion in enumerate(group['completions'])
             if completion['stopped'] or not mask_truncated]
-    total_tokens, total_sequences = sum(len(c['ids']) for _, c, _ in docs), len(docs)
-    docs = [doc for doc in docs if doc[2] != 0 or beta]  # no advantage, no gradient: nothing to compute
+
+
+def micro_batches_of(groups, rollout_groups=None, n_updates=1):
+    """This rank's packed micro-batches of these groups, with each scored token's advantage and loss weight.
+
+    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. `groups` are the
+    share of one of `n_updates` updates on `rollout_groups` (all of it, if left out). The denominator is the
+    rollout's, divided by n_updates: a completion weighs the same in a smaller share and in a larger one. A
+    prompt is computed once for as many of its completions as fit a micro-batch. A rank without completions
+    gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
+    docs, rollout_docs = trained_completions(groups), trained_completions(rollout_groups or groups)
+    total_tokens = sum(len(c['ids']) for _, c, _ in rollout_docs) / n_updates
+    total_sequences = len(rollout_docs) / n_updates
+    # Without an advantage a completion has no gradient and need not be computed, as long as every term of the
+    # loss is multiplied by the advantage. The KL is not. A term of your own that is not (an entropy bonus)
+    # needs all completions too: make this True.
+    needs_all = beta > 0
+    docs = [doc for doc in docs if doc[2] != 0 or needs_all]
     # parts of groups, small enough for a micro-batch and for an even share of every rank
     room = min(micro_batch_tokens, sum(len(p) + len(c['ids']) for p, c, _ in docs) / (2 * world_size))
     parts, sizes = [], []
@@ -320,6 +368,7 @@ def save_checkpoint():
     save_state(out_dir, rank, own, {
         'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
         'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
+        'model': model, 'shard_optimizer': shard_optimizer,
         'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
     if rank == 0:
         save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
@@ -331,7 +380,9 @@ step = samples = tokens = skipped = 0
 wandb_id = None
 if resume:
     raw.load_state_dict(saved['weights'])
-    getattr(optimizer, 'optim', optimizer).load_state_dict(own)
+    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
+    adam_state = getattr(optimizer, 'optim', optimizer)
+    adam_state.load_state_dict({**own, 'param_groups': adam_state.state_dict()['param_groups']})
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
@@ -356,11 +407,16 @@ stopping = catch_stop()
 
 def log(metrics):
     """One line of log.jsonl and wandb, and one on the console."""
+    global wandb_log
     os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
     with open(log_path, 'a') as f:
         f.write(json.dumps(metrics) + '\n')
     if wandb_log:
-        wandb.log(metrics, step=metrics['step'])
+        try:
+            wandb.log(metrics, step=metrics['step'])
+        except Exception as error:  # wandb only mirrors log.jsonl: its troubles must not end a run
+            wandb_log = False
+            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
     if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
         shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
         tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
@@ -368,12 +424,16 @@ def log(metrics):
 
 
 # --- the loop -----------------------------------------------------------------
-while step < max_steps:
-    start = time.time()
-    metrics = {}
-    if eval_every and step % eval_every == 0:
-        metrics = evaluate()
+while True:
+    # evaluate these weights, whose checkpoint is written: what fails here costs no step
+    if eval_rows and (step >= max_steps or due(eval_every)):
+        scores = evaluate()
+        if rank == 0:
+            log({'step': step, 'samples': samples, 'tokens': tokens, **scores})
+    if step >= max_steps:
+        break
 
+    start = time.time()
     # rollout, reward, advantage
     rollout_start = time.time()
     groups, seen = [], []
@@ -391,35 +451,38 @@ while step < max_steps:
     completions = [c for g in seen for c in g['completions']]
     lengths = [len(c['ids']) for c in completions]
     generated = sum(lengths) - sum(c.get('shown', 0) for c in completions)
-    shares = [c['shown'] / len(g['prompt']['demonstration'] or [0]) for g in seen
-              for c in g['completions'] if 'shown' in c]
+    shown_shares = [c['shown'] / max(1, len(without_end(g['prompt']['demonstration'] or [])))
+                    for g in seen for c in g['completions'] if 'shown' in c]
     step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
     tokens += step_tokens
-    metrics.update({
+    metrics = {
         'reward/mean': rewards.mean().item(),
         'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
         'reward/gave_up': sum(g['gave_up'] for g in seen),  # verdicts of 0 that show nothing
-        'prefix/len_frac': sum(shares) / max(1, len(shares)), 'prefix/reward_free': free.mean().item(),
-        'prefix/reward_hybrid': hybrid.sum().item() / max(1, len(shares)),
+        'prefix/len_frac': sum(shown_shares) / max(1, len(shown_shares)),
+        'prefix/reward_free': free.mean().item(),
+        'prefix/reward_hybrid': hybrid.sum().item() / max(1, len(shown_shares)),
         'completion/len_mean': sum(lengths) / len(completions),
         'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
         'tokens/sampled': sum(lengths) + sum(len(g['prompt']['ids']) * (1 + n_prefix) for g in seen),
-        'perf/gen_tok_s': generated / rollout_seconds})
-    if rank == 0 and sample_every and step % sample_every == 0:
+        'perf/gen_tok_s': generated / rollout_seconds}
+    if rank == 0 and due(sample_every):
         for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
             tqdm.write(f'  {reward:.0f} | {groups[0]["prompt"]["text"]!r} -> {text!r}')
 
     # what does not change during the updates: old log-probs (only if there are several) and the reference's
-    updates = [micro_batches_of(groups[i::updates_per_rollout]) for i in range(updates_per_rollout)]
+    n_updates = min(updates_per_rollout, max_steps - step)
+    shares = [groups[i::n_updates] for i in range(n_updates)]
+    updates = [micro_batches_of(share, groups, n_updates) for share in shares]
     for micro in sum(updates, []):
         packed = micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents']
         with torch.no_grad(), autocast:
-            if updates_per_rollout > 1:
+            if n_updates > 1:
                 micro['old_logprobs'], _ = raw(*packed)
             if reference:
                 micro['ref_logprobs'], _ = reference(*packed)
 
-    for micro_batches in updates:
+    for share, micro_batches in zip(shares, updates):
         # loss, backward
         sums = torch.zeros(9, dtype=torch.float64)  # loss, tokens computed, pulls; sampled: as grpo.py's
         for i, micro in enumerate(micro_batches):
@@ -448,7 +511,7 @@ while step < max_steps:
                 (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
             with torch.no_grad():
                 pull = (weight * mask * advantage * torch.expm1(logprobs)).abs()
-                mismatch = (logprobs - sampler_logprobs).abs()
+                mismatch = (old_logprobs - sampler_logprobs).abs()
                 sums += torch.stack([x.double().sum().cpu() for x in (
                     loss, micro['ids'] >= 0, pull * shown, pull, entropy * ~shown, k3,
                     clipped < unclipped, mismatch, ~shown)])
@@ -462,12 +525,10 @@ while step < max_steps:
             optimizer.step()
         # DDP's gradients live in its buckets: freed, they would be made again beside these
         optimizer.zero_grad(set_to_none=world_size == 1)
-        step, samples = step + 1, samples + group_size * prompts_per_step // updates_per_rollout
+        step, samples = step + 1, samples + group_size * len(share)
 
         # log
         loss, trained, prefix_pull, pull, *means, n = sum(gather(sums)).tolist()
-        if step >= max_steps:
-            metrics.update(evaluate())
         if rank == 0:
             seconds = time.time() - start
             means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
@@ -481,14 +542,16 @@ while step < max_steps:
                 record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
             log(record)
             bar.update()
-            # of several updates on a rollout only the first has its evaluation and its count of tokens
-            metrics = {k: v for k, v in metrics.items() if not k.startswith(('eval/', 'tokens/'))}
+            metrics.pop('tokens/sampled', None)  # of several updates on a rollout the first has its cost
         if skipped == 10:
             raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
-    if any(gather(bool(stopping))):
-        max_steps = step  # asked to end: this was the last step
-    if step >= max_steps or checkpoint_every and step % checkpoint_every < updates_per_rollout:
-        save_checkpoint()  # between rollouts, so that none is pending
+    # between rollouts, so that none is pending
+    asked_to_stop = any(gather(bool(stopping)))
+    evaluation_next = bool(eval_rows) and due(eval_every)
+    if step >= max_steps or asked_to_stop or evaluation_next or due(checkpoint_every):
+        save_checkpoint()
+    if asked_to_stop:
+        break
 
 # --- clean up -----------------------------------------------------------------
 bar.close()

@@ -6,7 +6,8 @@
 FLOPs of a run, N parameters: 2N for each token that sampling puts through the model and 6N for each that an
 update does (log.jsonl: tokens/sampled and tokens/trained; sft.py's tokens are all trained). STEPS are set so
 that the methods cost about the same; the table has what they did cost. Learning rates are chosen on seed 0
-by pass@1 on prompts that are neither trained on nor in the table, the same number of values for each method.
+by pass@1 on prompts that no model was trained on, the start model included, and that are not in the table;
+each method has the same number of values.
 """
 import json
 import os
@@ -47,7 +48,8 @@ def train(method, lr, seed):
         steps = steps // 6 if QUICK else steps
         rate = lr if i == len(METHODS[method][0]) - 1 else chosen['SFT']
         folders.append(os.path.join(OUT, f'{method}_{i}_{lr:g}_{seed}'.replace(' ', '_')))
-        if not [r for r in read(folders[-1]) if r['step'] == steps]:
+        # the last evaluation is the last line of a log
+        if not [r for r in read(folders[-1]) if r['step'] == steps and 'eval/pass@1' in r]:
             flags = [f'--model={model}', f'--out_dir={folders[-1]}', f'--max_steps={steps}', f'--seed={seed}',
                      f'--learning_rate={rate}', f'--eval_every={max(1, steps // 4)}', '--overwrite=True',
                      f'--data={OUT}/train.jsonl',
@@ -86,7 +88,10 @@ if not read(BASE):
 PARAMETERS = sum(p.numel() for p in load_model(BASE).parameters())
 held_out = lambda row: zlib.crc32(row['prompt'].encode()) % 8 == 1  # noqa: E731  0: sums:test
 rows = {row['prompt']: row for row in read_rows('sums:train')[0]}.values()
-tune = [row for row in rows if held_out(row)][:450]
+# neither the methods nor the start model have seen the sums that learning rates are chosen on
+seen = {row['messages'][0]['content'] for row in read_rows('sums:base')[0]}
+tune = [row for row in rows if held_out(row) and row['prompt'] not in seen][:450]
+assert len(tune) == 450
 for name, part in (('train', [row for row in rows if not held_out(row)]), ('tune', tune)):
     with open(os.path.join(OUT, f'{name}.jsonl'), 'w') as f:
         f.writelines(json.dumps({k: v for k, v in row.items() if k != '_where'}) + '\n' for row in part)

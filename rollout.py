@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from configurator import UserError
-from model import Documents, cached_sdpa, cached_varlen, head_size, varlen_works
+from data import random_stream
+from model import Documents, cached_sdpa, cached_varlen, first_line, head_size, varlen_works
 
 PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # rows of a step captured as a CUDA graph
@@ -162,6 +163,32 @@ def callers_autocast(device, keep_casts):
 decodable = weakref.WeakKeyDictionary()  # model -> whether a Decoder was seen to give its logits
 
 
+def why_no_decoder(model, dtype, plain):
+    """None if a Decoder computes what the model's own forward `plain` does, else the reason, a text."""
+    if not Decoder.fits(model):
+        return 'its parameters are not those of Llama, Qwen or Mistral'
+    # a new token after a three-token prompt, both ways
+    device = model.device
+    cache = KVCache(model.config, 1, 4, device, dtype)
+    prompt = torch.tensor([[1, 2, 3]], device=device)
+    documents = Documents([3], device)
+    cache.rows, cache.positions = torch.zeros_like(prompt[0]), documents.position_ids
+    with callers_autocast(device, keep_casts=False):
+        model.base_model(input_ids=prompt, position_ids=documents.position_ids[None],
+                         use_cache=False, kv_slots=cache, documents=documents)
+    cache.begin(torch.tensor([3], device=device), 4)
+    ids = torch.tensor([4], device=device)
+    theirs = plain(ids, cache.positions, cache, keep_casts=False).float()
+    try:
+        ours = Decoder(model, dtype, 4)(ids, cache.positions, cache).float()
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        return first_line(error)  # its modules have other attributes or shapes behind the same names
+    error = ((ours - theirs).norm() / theirs.norm()).item()
+    if error < (1e-4 if dtype == torch.float32 else 0.05):  # False for NaN
+        return None
+    return f'its logits differ by {error:.2g} of their norm'
+
+
 def decoder_of(model, dtype, length):
     """f(ids, positions, cache) -> logits: a Decoder if it gives what the model gives, else the model."""
     base, head = model.base_model, model.get_output_embeddings()
@@ -172,25 +199,11 @@ def decoder_of(model, dtype, length):
                              kv_slots=cache).last_hidden_state[:, 0])
 
     if model not in decodable:
-        decodable[model] = Decoder.fits(model)
-        if decodable[model]:  # a new token after a three-token prompt, both ways
-            device = model.device
-            cache = KVCache(model.config, 1, 4, device, dtype)
-            prompt = torch.tensor([[1, 2, 3]], device=device)
-            documents = Documents([3], device)
-            cache.rows, cache.positions = torch.zeros_like(prompt[0]), documents.position_ids
-            with callers_autocast(device, keep_casts=False):
-                base(input_ids=prompt, position_ids=documents.position_ids[None],
-                     use_cache=False, kv_slots=cache, documents=documents)
-            cache.begin(torch.tensor([3], device=device), 4)
-            ids = torch.tensor([4], device=device)
-            ours = Decoder(model, dtype, 4)(ids, cache.positions, cache).float()
-            theirs = plain(ids, cache.positions, cache, keep_casts=False).float()
-            error = ((ours - theirs).norm() / theirs.norm()).item()
-            decodable[model] = error < (1e-4 if dtype == torch.float32 else 0.05)
-        if not decodable[model]:
+        reason = why_no_decoder(model, dtype, plain)
+        decodable[model] = reason is None
+        if reason is not None:
             warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, its own forward '
-                          'is used', stacklevel=2)
+                          f'is used ({reason})', stacklevel=2)
     return Decoder(model, dtype, length) if decodable[model] else plain
 
 
@@ -275,9 +288,10 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
 
     A prompt is prefilled once for the members of its group that start together; a finished row's slot goes to
     the next one waiting; rows wait while the KV cache (`kv_cache_gb` GB, or what the GPU has) is full.
-    Nothing of the model's generation_config is applied. Call it under the trainer's autocast: then both
-    compute the same numbers. `seeds` holds an int per prompt; a completion depends on its prompt's seed and
-    its place in the group, not on the batch, the cache or the ranks (up to rounding in the logits).
+    Nothing of the model's generation_config is applied. Call it under the trainer's autocast: the log-probs
+    are then the trainer's up to rounding (README, "What is sampled and what is scored", has the figures).
+    `seeds` holds a key per prompt, an int or a tuple that random_stream takes; a completion depends on its
+    prompt's seed and its place in the group, not on the batch, the cache or the ranks (up to rounding).
     Returns a list per prompt of `group_size` dicts: ids (the stop token included), logprobs (fp32, at
     `temperature`), stopped (False: cut at max_new_tokens). `progress` is the label of a progress bar.
     Raises UserError when a prompt cannot fit.
@@ -314,7 +328,9 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     # every request's random numbers, drawn ahead (float64: a float32 could not reach rare tokens)
     uniform = torch.zeros(total + 1, max_new_tokens, dtype=torch.float64)
     for p, seed in enumerate(seeds or []):
-        uniform[p * group_size:(p + 1) * group_size].uniform_(generator=torch.Generator().manual_seed(seed))
+        for member in range(group_size):
+            numbers = random_stream(seed, member).random_sample(max_new_tokens)
+            uniform[p * group_size + member] = torch.from_numpy(numbers)
     uniform = uniform.to(device)
     # a slot's state: request, tokens in the cache, tokens sampled, the last one, still going, at a stop
     request, filled, count, last = (torch.zeros(slots, dtype=torch.long, device=device) for _ in range(4))

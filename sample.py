@@ -19,14 +19,7 @@ import math
 import os
 from collections import Counter
 
-import torch
-
-from configurator import UserError, configure
-from data import format_report, load_tokenizer, rl_prompts, stop_ids, turns
-from model import load_model
-from rollout import generate
-from rows import read_rows
-from verify import extract, gave_up, verify_all
+from configurator import UserError, at_least, configure
 
 # --- config ------------------------------------------------------------------
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
@@ -45,10 +38,28 @@ out = 'out/samples.jsonl'  # JSON lines
 overwrite = False  # replace an `out` that exists
 show = 3  # completions printed
 seed = 1337
-device = 'cuda' if torch.cuda.is_available() else 'cpu'
-dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute
+device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
+dtype = 'auto'  # of compute; 'auto': bfloat16 on a GPU, float32 on a CPU
 kv_cache_gb = 4.0  # GB for the KV cache
-config = configure(globals())
+config = configure(globals(), temperature=at_least(0))
+
+if os.path.exists(out) and not overwrite:
+    raise UserError(f'{out} exists: say --overwrite=True or another --out')
+if rejected_model and write != 'pairs':
+    raise UserError('rejected_model goes with write=pairs')
+if write == 'pairs' and n < 2 and not rejected_model:
+    raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
+
+# --- imports --------------------------------------------------------------------
+# after the settings, because they take seconds: a mistake in a flag is answered at once
+import torch
+
+from data import completion_text, format_report, levels, load_tokenizer, random_stream
+from data import rl_prompts, stop_ids, turns
+from model import check_token_ids, load_model
+from rollout import generate
+from rows import read_rows
+from verify import ANSWERS, extract, gave_up, verify_all
 
 
 def pass_at_k(n, c, k):
@@ -62,14 +73,12 @@ def majority(answers, rewards):
     return rewards[answers.index(votes.most_common(1)[0][0])] if votes else 0.0
 
 
-if device == 'cuda' and not torch.cuda.is_available():
-    raise UserError('device=cuda, but torch sees no CUDA device: set --device=cpu --dtype=float32')
-if os.path.exists(out) and not overwrite:
-    raise UserError(f'{out} exists: say --overwrite=True or another --out')
-if write not in ('samples', 'sft', 'pairs') or rejected_model and write != 'pairs':
-    raise UserError('write is samples, sft or pairs; rejected_model goes with write=pairs')
-if write == 'pairs' and n < 2 and not rejected_model:
-    raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
+if device == 'auto':
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+if dtype == 'auto':
+    dtype = 'float32' if device == 'cpu' else 'bfloat16'
+if device != 'cpu' and not torch.cuda.is_available():
+    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
 tokenizer = load_tokenizer(model, chat_template)
 if rejected_model and load_tokenizer(rejected_model, chat_template).get_vocab() != tokenizer.get_vocab():
     raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: the same ids mean '
@@ -78,25 +87,32 @@ stops = stop_ids(tokenizer)
 prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, verifier, instruction)
 prompts = prompts[:limit or None]
 print(f'{data}: {format_report(report)}', flush=True)
+# models made from scratch are drawn from torch's own stream
+torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
 lm = load_model(model, device).eval()
-weaker = load_model(rejected_model, device).eval() if rejected_model else None
+check_token_ids(lm, tokenizer, prompts)
+weaker = None
+if rejected_model:
+    weaker = load_model(rejected_model, device).eval()
+    check_token_ids(weaker, tokenizer, prompts)
 os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
 chunk = max(1, 512 // n)  # prompts at a time, so that a long run writes as it goes
-results, written = [], 0  # results, per prompt: difficulty, rewards, answers, lengths, stopped
+results, written = [], 0  # results, per prompt: difficulty, rewards, answers, lengths, stopped, kind
 
 
-def complete(lm, part, first):
+def complete(lm, part, first, use):
     """n completions of each prompt, with 'text' and 'reward' added to what generate gives.
 
-    `first` is the place of the first prompt among all: it goes into the seeds.
+    The random numbers are those of `seed`, `use` (which of the two models) and the place of the prompt among
+    all, of which the first here has `first`.
     """
     progress = f'prompts {first + 1} to {first + len(part)} of {len(prompts)}'
-    with torch.autocast(device, torch.bfloat16, enabled=dtype == 'bfloat16'):
+    with torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16'):
         groups = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
-                          [seed * 2 ** 32 + first + j for j in range(len(part))], kv_cache_gb, progress)
+                          [(seed, use, first + j) for j in range(len(part))], kv_cache_gb, progress)
     made = [(prompt, c) for prompt, group in zip(part, groups) for c in group]
     for _, c in made:
-        c['text'] = tokenizer.decode(c['ids'], skip_special_tokens=True)
+        c['text'] = completion_text(tokenizer, c['ids'])
     verdicts = verify_all([(prompt['kind'], c['text'], prompt['truth']) for prompt, c in made])
     for (_, c), (reward, _) in zip(made, verdicts):
         c['reward'] = reward
@@ -128,8 +144,8 @@ def lines(prompt, group, weak):
 with open(out, 'w') as f:
     for i in range(0, len(prompts), chunk):
         part = prompts[i:i + chunk]
-        groups = complete(lm, part, i)
-        weak_groups = complete(weaker, part, i) if weaker else [[]] * len(part)
+        groups = complete(lm, part, i, 'sample')
+        weak_groups = complete(weaker, part, i, 'rejected') if weaker else [[]] * len(part)
         for prompt, group, weak in zip(part, groups, weak_groups):
             for line in lines(prompt, group, weak):
                 f.write(json.dumps(line) + '\n')
@@ -138,7 +154,7 @@ with open(out, 'w') as f:
                 print(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}', flush=True)
             texts, rewards = [c['text'] for c in group], [c['reward'] for c in group]
             results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
-                            [len(c['ids']) for c in group], [c['stopped'] for c in group]))
+                            [len(c['ids']) for c in group], [c['stopped'] for c in group], prompt['kind']))
         f.flush()
 
 
@@ -150,15 +166,16 @@ def report_line(name, results):
     line = f'{name:>12} {len(results):6d} prompts  pass@1 {means.mean():.3f} +- {error:.3f}'
     for k in [2 ** i for i in range(1, 11) if 2 ** i <= n]:
         line += f'  pass@{k} {sum(pass_at_k(n, c, k) for c in solved) / len(solved):.3f}'
-    if n > 1:
-        line += f'  maj@{n} {sum(majority(a, r) for _, r, a, *_ in results) / len(results):.3f}'
+    # prompts whose completions have an answer to vote on: those of kinds like code and ifeval have none
+    voted = [majority(answers, rewards) for _, rewards, answers, _, _, kind in results if kind in ANSWERS]
+    if n > 1 and voted:
+        line += f'  maj@{n} {sum(voted) / len(voted):.3f}'
     tokens = sum(sum(x[3]) for x in results) / (n * len(results))
     cut = sum(not s for x in results for s in x[4]) / (n * len(results))
     return line + f'  tokens {tokens:.1f}  truncated {cut:.3f}'
 
 
-levels = sorted({r[0] for r in results if r[0] is not None}, key=str)
-for level in sorted(levels, key=lambda x: (isinstance(x, str), x)):
+for level in levels(r[0] for r in results):
     print(report_line(f'level {level}', [r for r in results if r[0] == level]))
 print(report_line('all', results))
 if gave_up:

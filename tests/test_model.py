@@ -97,21 +97,25 @@ def test_changing_one_document_leaves_the_others(lm):
 
 @pytest.mark.parametrize('chunk', [262, 262 * 7, 2 ** 26])
 @pytest.mark.parametrize('temperature', [1.0, 0.6])
-def test_token_logprobs_and_gradient_against_float64(monkeypatch, chunk, temperature):
+@pytest.mark.parametrize('of_logprobs, of_entropy', [(1, 0), (0, 1), (1, 1)])
+def test_logprobs_and_entropy_have_their_gradients(monkeypatch, chunk, temperature, of_logprobs, of_entropy):
+    """Against float64, with losses on the log-probs, on the entropy (a bonus), and on both."""
     monkeypatch.setattr(model_module, 'LOGITS_PER_CHUNK', chunk)
     g = torch.Generator().manual_seed(1)
     hidden, weight = torch.randn(23, 16, generator=g), torch.randn(262, 16, generator=g)
-    targets, scale = torch.randint(0, 262, (23,), generator=g), torch.randn(23, generator=g)
+    targets = torch.randint(0, 262, (23,), generator=g)
+    a, b = of_logprobs * torch.randn(23, generator=g), of_entropy * torch.randn(23, generator=g)
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     logprobs, entropy = TokenLogprobs.apply(h, w, targets, temperature, torch.float32)
-    (logprobs * scale).sum().backward()
+    loss = (logprobs * a).sum() if of_logprobs else 0
+    loss = loss + (entropy * b).sum() if of_entropy else loss
+    loss.backward()
     h64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
     logs = torch.log_softmax(h64 @ w64.T / temperature, -1)
-    expected = logs.gather(1, targets[:, None])[:, 0]
-    (expected * scale.double()).sum().backward()
+    expected, expected_entropy = logs.gather(1, targets[:, None])[:, 0], -(logs.exp() * logs).sum(-1)
+    (expected @ a.double() + expected_entropy @ b.double()).backward()
     assert torch.allclose(logprobs.double(), expected, atol=1e-4)
-    assert torch.allclose(entropy.double(), -(logs.exp() * logs).sum(-1), atol=1e-4)
-    assert not entropy.requires_grad
+    assert torch.allclose(entropy.double(), expected_entropy, atol=1e-4)
     assert torch.allclose(h.grad.double(), h64.grad, atol=1e-4) and torch.allclose(w.grad.double(), w64.grad, atol=1e-4)
 
 
