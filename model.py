@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import os
+import re
 import shutil
 import warnings
 
@@ -57,8 +58,20 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def out_of_memory(error):
+    """Whether an exception is for want of memory; torch's CPU allocator raises a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return re.search('out of memory|allocate memory', str(error)) is not None
+
+
 # -----------------------------------------------------------------------------
 # load and save
+
+# what memory_plan and the rollouts read of a configuration
+SETTINGS_READ = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
+                 'num_attention_heads', 'num_key_value_heads', 'max_position_embeddings')
+
 
 def shape_config(shape):
     """Qwen3Config of a name in SHAPES; UserError names the known ones."""
@@ -82,19 +95,22 @@ def load_config(name):
         raise UserError(f'model {name}: the folder has no config.json, so it is not a Hugging Face model')
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)  # or it would ask
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # hub, file and validation errors have no common class
         hint = '' if os.path.isdir(name) else ' (no such local folder, and the hub did not serve it)'
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
-    for key in ('quantization_config', 'compression_config'):
-        if getattr(config, key, None):
-            method = dict(getattr(config, key)).get('quant_method', 'an unnamed method')
-            raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be trained: '
-                            'take the same model with bf16 or fp32 weights')
+    method = quantised_by(config)
+    if method:
+        raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be trained: '
+                        'take the same model with bf16 or fp32 weights')
     for rope in rope_types(config):
-        # the frequencies of these follow the longest document of a batch, and so would the log-probs
-        if 'dynamic' in rope or rope == 'longrope':
+        # The frequencies of these follow the longest document of a batch, and so would the log-probs.
+        if 'dynamic' in rope or rope in ('longrope', 'su'):  # 'su': longrope's older name
             raise UserError(f'model {name}: rotary embeddings of type {rope} are not supported: what a row '
                             'computes would depend on the rows packed beside it')
+    lacking = [key for key in SETTINGS_READ if type(getattr(config, key, None)) is not int]
+    if lacking:  # a model of text and images has them one level below, where nothing here looks
+        raise UserError(f'model {name}: config.json has no {", ".join(lacking)}: use a Llama-, Qwen- or '
+                        'Mistral-like model of text alone')
     for key in ('final_logit_softcapping', 'attn_logit_softcapping', 'logit_scale', 'logits_scaling'):
         if getattr(config, key, None) not in (None, 1, 1.0):  # our head and attention would silently differ
             raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like one')
@@ -102,15 +118,29 @@ def load_config(name):
     return config
 
 
+def quantised_by(config):
+    """The method that quantised a checkpoint's weights, by its configuration; None for plain weights."""
+    for part in (config, config.get_text_config()):
+        for key in ('quantization_config', 'compression_config', 'quantization'):
+            settings = getattr(part, key, None)
+            if isinstance(settings, dict) and settings:
+                return settings.get('quant_method') or key
+            if settings:  # an object of transformers' own
+                return getattr(settings, 'quant_method', key)
+    return None
+
+
 def rope_types(config):
-    """The kinds of rotary embeddings in a configuration: one, or one for each type of layer."""
+    """The kinds of rotary embeddings that a configuration names: one, or one for each type of layer."""
+    text = config.get_text_config()
+    settings = [getattr(text, key, None) for key in ('rope_parameters', 'rope_scaling')]
     found = []
-    for key in ('rope_parameters', 'rope_scaling'):
-        settings = getattr(config, key, None) or {}
-        by_layer_type = [value for value in settings.values() if isinstance(value, dict)]
-        for each in by_layer_type or [settings]:
-            found.append(each.get('rope_type') or each.get('type') or 'default')
-    return found
+    while settings:
+        part = settings.pop()
+        if isinstance(part, dict):
+            found += [part.get('rope_type'), part.get('type')]  # 'type' is the older spelling
+            settings += part.values()
+    return [kind for kind in found if isinstance(kind, str)]
 
 
 def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
@@ -130,9 +160,9 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
         model, report = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=dtype, attn_implementation=attention,
             output_loading_info=True, ignore_mismatched_sizes=True)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:  # hub, file, safetensors and format errors have no common class
+        if out_of_memory(error):
+            raise
         raise UserError(f'model {name}: {first_line(error)}') from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -140,10 +170,15 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     head = model.get_output_embeddings()
     if getattr(head, 'bias', None) is not None:
         raise UserError(f'model {name}: an output head with a bias is not supported')
-    # With a padding_idx torch gives this row no gradient, and pad may be a token that is trained: SmolLM2's
-    # is its end of turn. Nothing here is padded.
-    model.get_input_embeddings().padding_idx = None
-    return model.to(device).train()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            # With a padding_idx torch gives this row no gradient, and pad may be a token that is trained:
+            # SmolLM2's is its end of turn. Nothing here is padded.
+            module.padding_idx = None
+    model.to(device)
+    if attention == 'nanopost':
+        check_logits(name, model)
+    return model.train()
 
 
 def check_loading(name, model, report):
@@ -155,39 +190,102 @@ def check_loading(name, model, report):
     missing, unexpected = sorted(report['missing_keys']), sorted(report['unexpected_keys'])
     mismatched = sorted(report['mismatched_keys'])
     if missing:
+        # names with another prefix, such as 'module._orig_mod.', are all here
         others = f'; it has others, like {unexpected[0]}' if unexpected else ''
-        raise UserError(f'model {name}: {len(missing)} of its weights are not in the checkpoint, first '
-                        f'{missing[0]}{others}: they would be random')
+        raise UserError(f'model {name}: {len(missing)} of its {len(model.state_dict())} weights are not in '
+                        f'the checkpoint, first {missing[0]}{others}: they would be random')
     if mismatched:
         weight, in_file, in_model = mismatched[0]
         raise UserError(f'model {name}: {len(mismatched)} weights have another shape than config.json says, '
                         f'first {weight}: {list(in_file)} in the checkpoint, {list(in_model)} by config.json')
     if report['error_msgs']:
         raise UserError(f'model {name}: {first_line(report["error_msgs"][0])}')
-    modules = dict(model.named_modules())
     for weight in unexpected:
-        module = modules.get(weight.rpartition('.')[0])
-        # a module with weights of its own that was trained with one more computes something else without it
-        if module is not None and list(module.parameters(recurse=False)):
-            raise UserError(f'model {name}: the checkpoint has {weight}, which by config.json the model does '
+        if is_part_of(model, weight, unexpected):
+            raise UserError(f'model {name}: the checkpoint has {weight}, which by config.json the model has '
                             'not: it would compute something else')
     if unexpected and RANK == 0:
         print(f'model {name}: {len(unexpected)} weights of the checkpoint have no place in the model and are '
               f'left out, first {unexpected[0]}')
 
 
+def is_part_of(model, weight, unexpected):
+    """Whether the checkpoint's `weight`, one of the `unexpected`, belongs to a part that `model` has.
+
+    Such are a bias, a norm inside a layer, or one more layer of the same kind: without it the model computes
+    something else. Parts of their own are not: a vision tower, layers that predict further tokens.
+    """
+    if 'rotary_emb.' in weight:  # buffers of older versions, computed anew
+        return False
+    modules = dict(model.named_modules())
+    path = weight.rpartition('.')[0]
+    while path not in modules:  # up to the innermost module that the model has; '' is the model
+        path = path.rpartition('.')[0]
+    if isinstance(modules[path], nn.ModuleList):
+        # one entry more; layers that predict further tokens have weights that the others do not have
+        entry = '.'.join(weight.split('.')[:path.count('.') + 2]) + '.'
+        weights = {name.removeprefix(entry) for name in unexpected if name.startswith(entry)}
+        return any(weights <= set(other.state_dict()) for other in modules[path])
+    return modules[path] is not model and modules[path] is not model.base_model
+
+
+@torch.no_grad()
+def check_logits(name, model):
+    """UserError unless our forward gives documents in a packed row the logits that transformers gives each.
+
+    Some architectures do not hand their arguments down to attention. Some mix tokens in other ways too, by
+    convolutions or recurrences, which would cross from one document to the next. Some attend in ways that our
+    attention does not know (sinks, biases by distance), or change the logits after the head.
+    """
+    lengths = [5, 8]
+    ids = torch.arange(1, 14, device=model.device) % model.config.vocab_size
+    documents = Documents(lengths, model.device)
+    model.eval()
+    try:
+        hidden = model.base_model(input_ids=ids[None], position_ids=documents.position_ids[None],
+                                  use_cache=False, documents=documents).last_hidden_state[0]
+        ours = F.linear(hidden, model.get_output_embeddings().weight).float()
+        model.set_attn_implementation('eager')
+        theirs = torch.cat([model(input_ids=document[None], use_cache=False).logits[0].float()
+                            for document in ids.split(lengths)])
+        model.set_attn_implementation('nanopost')
+        error = ((ours - theirs).norm() / theirs.norm()).item()
+    except Exception as problem:  # somebody else's code, called in a way that it may not know
+        if out_of_memory(problem):
+            raise
+        raise UserError(f'model {name}: {type(model).__name__} cannot be run with packed documents: '
+                        f'{first_line(problem)}') from problem
+    if not error < (1e-3 if model.dtype == torch.float32 else 0.1):  # not >=, which NaN would pass
+        raise UserError(f'model {name}: {type(model).__name__} is not supported: with packed documents its '
+                        f'logits differ by {error:.2g} of their norm')
+
+
 def check_token_ids(model, tokenizer, rows):
-    """UserError if a row (a dict with 'ids') has a token id for which the embedding has no weights.
+    """UserError if a row (a dict with 'ids', a list or an array) has a token id that the model has not.
 
     Only what is used counts: a vocabulary may list tokens that no text of ours contains.
     """
-    size = model.get_input_embeddings().weight.shape[0]
-    largest = max([tokenizer.eos_token_id or 0, *(max(row['ids']) for row in rows if len(row['ids']))])
-    if largest >= size:
-        token = tokenizer.convert_ids_to_tokens(int(largest))
-        raise UserError(f'the tokenizer has id {largest} for {token!r}, but the model has {size} embeddings: '
-                        "take the model's own tokenizer and template, or enlarge the model first "
-                        '(resize_token_embeddings, save_pretrained)')
+    sizes = [layer.weight.shape[0] for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    size = min(sizes)
+
+    def check(token_id, where):
+        if token_id >= size:
+            token = tokenizer.convert_ids_to_tokens(int(token_id))
+            raise UserError(
+                f'{where} has the token id {token_id}, {token!r}: the tokenizer knows {len(tokenizer)} '
+                f'tokens, but the model only {size}. Take the tokenizer and the template that belong to the '
+                'model, or enlarge the model first (resize_token_embeddings, save_pretrained)')
+
+    # pad is not in the rows, but save_model writes it to config.json, and such a folder could not be loaded
+    for token_id in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        if token_id is not None:
+            check(token_id, 'the tokenizer')
+    for row in rows:
+        ids = row['ids']
+        if len(ids):
+            # of an array its own max: Python's would look at the numbers one by one
+            largest = ids.max() if hasattr(ids, 'max') else max(ids)
+            check(largest, row.get('where', 'a row'))
 
 
 def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):

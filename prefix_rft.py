@@ -253,11 +253,6 @@ def evaluate():
     return metrics
 
 
-def without_end(demonstration):
-    """The demonstration's token ids without the end of turn, which one that was cut does not have."""
-    return demonstration[:-1] if demonstration and demonstration[-1] in stops else demonstration
-
-
 def rollout(indices, first):
     """Groups of these prompts, in their order, on every rank; each rank samples and judges its share.
 
@@ -351,6 +346,11 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
         micro['sampler_logprobs'] = torch.cat([torch.empty(0), *(c['logprobs'] for _, c, _ in part)])
         micro_batches.append({key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()})
     return micro_batches
+
+
+def without_end(demonstration):
+    """The demonstration's token ids without the end of turn, which one that was cut does not have."""
+    return demonstration[:-1] if demonstration and demonstration[-1] in stops else demonstration
 
 
 def highest_entropy(entropy, shown, doc):

@@ -1,4 +1,5 @@
 """Scripts are run as their users run them: as processes. `run` is that, with the tiny model and few steps."""
+import fcntl
 import json
 import os
 import runpy
@@ -74,7 +75,13 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def start_model(tmp_path_factory):
-    """A start model for GRPO that already solves something, made by sft.py."""
-    out = str(tmp_path_factory.mktemp('start') / 'model')
-    launch('sft.py', f'--out_dir={out}', '--max_steps=250', '--eval_data=', '--eval_prompts=')
+    """A start model for GRPO that already solves something, made by sft.py once for all of xdist's workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent  # each worker has a folder of its own in it
+    out = str(folder / 'start_model')
+    with open(out + '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(out):
+            launch('sft.py', f'--out_dir={out}', '--max_steps=250', '--eval_data=', '--eval_prompts=')
     return out

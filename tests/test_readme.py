@@ -29,7 +29,7 @@ COMMANDS = [re.sub(r'\s+# .*', '', ' '.join(line.split())) for line in [line for
 
 def knobs(script):
     source = read(script)
-    end = source.index('configure(globals())')
+    end = source.index('configure(globals()')
     return set(re.findall(r'^(\w+) = ', source[source.rindex('# --- config', 0, end):end], re.M))
 
 
@@ -53,7 +53,7 @@ def test_commands_can_be_typed(command):
         for word in rest:
             if word.endswith('.py') and not word.startswith('--'):
                 assert os.path.exists(os.path.join(ROOT, word)), word
-            elif word.startswith('--') and 'configure(globals())' in source:
+            elif word.startswith('--') and 'configure(globals()' in source:
                 assert word[2:].split('=')[0] in knobs(script), word
             elif word.startswith('--'):
                 assert word.split('=')[0] in source, word
