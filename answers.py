@@ -16,14 +16,23 @@ def need(condition, why):
 GIVE_UPS = (GaveUp, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError)  # text's fault
 
 # --- finding the answer --------------------------------------------------------
-THINKING_MARKS = ('<think>', '</think>')  # around what a model thinks before it answers
-
+# around what a model thinks before it answers; in some tokenizers they are special tokens
+THINKING_MARKS = {
+    '<think>': '</think>',  # DeepSeek-R1, Qwen3, Phi-4 and most others
+    '[THINK]': '[/THINK]',  # Magistral
+    '<seed:think>': '</seed:think>',  # Seed-OSS
+    '<thinking>': '</thinking>',  # Reflection
+    '◁think▷': '◁/think▷',  # Kimi
+}
 
 def after_thinking(text):
     """What follows the last think block, all of a text without one; '' where a block was never closed."""
-    opening, closing = THINKING_MARKS
-    text = text.rpartition(closing)[2]
-    return '' if opening in text else text
+    for opening, closing in THINKING_MARKS.items():
+        # a prompt may end in <think>; the others are the first words of a completion, else only mentioned
+        if opening == '<think>' or text.lstrip().startswith(opening):
+            text = text.rpartition(closing)[2]
+            text = '' if opening in text else text
+    return text
 
 def boxes(text):
     r"""[(start, end, content)] of the balanced boxes in the last sentence that has one, last first."""

@@ -119,8 +119,9 @@ def load_state(out_dir, rank, world_size, **fixed):
         raise UserError(f'{folder} was written by {shared["world_size"]} ranks, this run has {world_size}: '
                         'resume with as many')
     for key, value in fixed.items():
-        if shared[key] != value:
-            raise UserError(f'resume=True, but {out_dir} was started with {key}={shared[key]}, which cannot '
+        was = shared.get(key, value)  # a checkpoint of an older version may not have it
+        if was != value:
+            raise UserError(f'resume=True, but {out_dir} was started with {key}={was}, which cannot '
                             f'become {key}={value} on the way: leave {key} as it was, or start a new run, '
                             f'with --model={out_dir} from these weights')
     log_path = f'{out_dir}/log.jsonl'

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 import verify
 from answers import THINKING_MARKS
@@ -43,7 +44,7 @@ def load_tokenizer(name, chat_template=''):
         tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if chat_template:
             tokenizer.chat_template = open(chat_template, encoding='utf-8').read()
-        if 'strftime_now' in str(tokenizer.chat_template) and RANK == 0:
+        if asks_for_date(tokenizer) and RANK == 0:
             print(f"the chat template asks for today's date: it is always told {fixed_date('%d %b %Y')}")
         return tokenizer
     except Exception as error:  # hub, network, file and format errors have no common class
@@ -108,6 +109,12 @@ def keeps_text(tokenizer):
     return (encode_marked(tokenizer, text) == (text, *encode(tokenizer, [text])[0]) and marked[0] == text
             and not {*marked[1]} & {*tokenizer.convert_tokens_to_ids(names)})
 
+def asks_for_date(tokenizer):
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # of several only this one is used
+        template = template.get('default')
+    return 'strftime_now' in str(template)
+
 def fixed_date(format):
     """What a chat template is told when it asks for today's date: always the same day, the one that Llama 3's
     template has for want of a date. Token ids, and so a resumed run, must not depend on the day."""
@@ -120,22 +127,30 @@ def render(tokenizer, messages, prompt=False):
         raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
     messages = [{**m, 'content': mark(tokenizer, m['content'])} for m in messages]
     try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, strftime_now=fixed_date)
+        if asks_for_date(tokenizer):
+            # transformers keeps compiled templates. The function cannot be passed as a variable: since 5.24
+            # a template gets plain data alone.
+            compiled = chat_template_utils._compile_jinja_template(tokenizer.get_chat_template())
+            compiled.globals['strftime_now'] = fixed_date
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # a template is somebody's program and may raise anything
         raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
 
 @functools.lru_cache(8)
-def unspoken_ids(tokenizer):
-    """Ids of the special tokens that are no part of what a model says: all but the marks of its thinking."""
-    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items()
-                     if token.special and token.content not in THINKING_MARKS)
+def special_ids(tokenizer):
+    """Ids of the special tokens that mark a model's thinking, and ids of all other special tokens."""
+    marks = {*THINKING_MARKS, *THINKING_MARKS.values()}
+    special = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    thinking = frozenset(i for i, token in special.items() if token.content.strip() in marks)
+    return thinking, frozenset(special) - thinking
 
 def completion_text(tokenizer, ids):
     """What a verifier reads of a completion: the text without special tokens, but with those that mark
     thinking (<think>), so that thoughts are not taken for the answer."""
-    unspoken = unspoken_ids(tokenizer)
-    return tokenizer.decode([i for i in ids if i not in unspoken], skip_special_tokens=False)
+    thinking, others = special_ids(tokenizer)
+    if thinking.isdisjoint(ids):
+        return tokenizer.decode(ids, skip_special_tokens=True)
+    return tokenizer.decode([i for i in ids if i not in others], skip_special_tokens=False)
 
 def stop_ids(tokenizer):
     """Sorted ids that end a generation: EOS, and what ends an assistant's turn in the template."""
@@ -327,23 +342,33 @@ def show_mask(example, tokenizer):
     return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(map(tokenizer.decode, parts)))
 
 def level_of(value):
-    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list."""
+    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list.
+
+    A whole number is one level however it is written (3, 3.0, '3'): in the log it has one name."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, (float, np.floating)) and np.isfinite(value):
+        return int(value) if value == int(value) else str(value)
     if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, (bool, type(None))) or not isinstance(value, (int, float, np.number)):
-        return None
-    if not np.isfinite(value):
-        return None
-    return int(value) if value == int(value) else str(value)
+        text = ' '.join(value.split())
+        if re.fullmatch(r'[-+]?[0-9]{1,15}(\.0*)?', text):
+            return int(float(text))
+        # JSON can spell half a surrogate pair, which could not be printed
+        return text.encode('utf-8', 'replace').decode() or None
+    return None
 
 def levels(difficulties):
-    """The distinct difficulties (see level_of) in order: numbers by their size, then texts; None left out."""
+    """The distinct difficulties, see level_of: numbers by their size, then texts. What says nothing is left
+    out, and what equals one of them belongs to it."""
     def place(level):
+        if isinstance(level, int):
+            return 0, level, ''
         try:
-            return 0, float(level), str(level)
+            number = float(level)
         except ValueError:
-            return 1, 0.0, level
-    return sorted({level for level in difficulties if level is not None}, key=place)
+            number = np.nan
+        return (0, number, str(level)) if np.isfinite(number) else (1, 0, str(level))
+    return sorted({x for x in difficulties if level_of(x) is not None}, key=place)
 
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
     """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
@@ -366,6 +391,8 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         except ValueError as error:
             raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
+        difficulty = level_of(row.get('difficulty'))
+        difficulty = level_of(row.get('level')) if difficulty is None else difficulty
         messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user')
         messages = messages[:-1] if messages[-1]['role'] == 'assistant' else messages
         if not messages or messages[-1]['role'] != 'user':
@@ -374,7 +401,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         return {
             'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant')[-1]['content'] if shown else None,
-            'difficulty': level_of(row.get('difficulty', row.get('level'))),
+            'difficulty': difficulty,
             'messages': messages}, render(tokenizer, messages, prompt=True)
     def finish(row, prompt, encoded):
         if len(encoded[1]) > max_prompt_tokens:

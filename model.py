@@ -19,6 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from configurator import RANK, UserError
+from data import stop_ids
 
 try:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only, but it imports everywhere
@@ -55,7 +56,12 @@ def head_size(config):
 
 
 def first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, KeyError):  # it says no more than the key
+        return f'KeyError: {lines[0]}'
+    if lines[0].endswith(':'):  # the heading of what comes next
+        return ' '.join(' '.join(lines[:2]).split())
+    return lines[0]
 
 
 def out_of_memory(error):
@@ -69,8 +75,11 @@ def out_of_memory(error):
 # load and save
 
 # what memory_plan and the rollouts read of a configuration
-SETTINGS_READ = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers',
+SETTINGS_READ = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'head_dim',
                  'num_attention_heads', 'num_key_value_heads', 'max_position_embeddings')
+# settings that only quantised checkpoints have, and the method where it is not named
+QUANTISED = {'quantization_config': 'bitsandbytes', 'compression_config': 'compressed-tensors',
+             'quantization': 'MLX'}
 
 
 def shape_config(shape):
@@ -98,6 +107,15 @@ def load_config(name):
     except Exception as error:  # hub, file and validation errors have no common class
         hint = '' if os.path.isdir(name) else ' (no such local folder, and the hub did not serve it)'
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
+    check_settings(name, config)
+    for key, value in vars(config).items():
+        if re.search('drop|jitter', key) and isinstance(value, float):
+            setattr(config, key, 0.0)  # a dropped-out score is not the sampled one
+    return config
+
+
+def check_settings(name, config):
+    """UserError if a configuration asks for what nothing here computes."""
     method = quantised_by(config)
     if method:
         raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be trained: '
@@ -107,27 +125,39 @@ def load_config(name):
         if 'dynamic' in rope or rope in ('longrope', 'su'):  # 'su': longrope's older name
             raise UserError(f'model {name}: rotary embeddings of type {rope} are not supported: what a row '
                             'computes would depend on the rows packed beside it')
-    lacking = [key for key in SETTINGS_READ if type(getattr(config, key, None)) is not int]
+    lacking = [key for key in SETTINGS_READ if type(setting(config, key)) is not int]
     if lacking:  # a model of text and images has them one level below, where nothing here looks
         raise UserError(f'model {name}: config.json has no {", ".join(lacking)}: use a Llama-, Qwen- or '
                         'Mistral-like model of text alone')
     for key in ('final_logit_softcapping', 'attn_logit_softcapping', 'logit_scale', 'logits_scaling'):
         if getattr(config, key, None) not in (None, 1, 1.0):  # our head and attention would silently differ
             raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or Mistral-like one')
-    config.attention_dropout = 0.0  # a dropped-out score is not the sampled one
-    return config
+    if config.model_type == 'phimoe':
+        raise UserError(f'model {name}: its experts are drawn at random in training: what is scored would '
+                        'not be what was sampled')
+    if config.model_type == 'qwen2_moe' and 'sliding_attention' in (config.layer_types or []):
+        # Its sliding window is in the mask alone, which ours does without. Others tell our attention.
+        raise UserError(f'model {name}: the sliding window of {config.model_type} is not supported')
 
 
 def quantised_by(config):
     """The method that quantised a checkpoint's weights, by its configuration; None for plain weights."""
     for part in (config, config.get_text_config()):
-        for key in ('quantization_config', 'compression_config', 'quantization'):
+        for key, method in QUANTISED.items():
             settings = getattr(part, key, None)
             if isinstance(settings, dict) and settings:
-                return settings.get('quant_method') or key
+                return settings.get('quant_method') or method
             if settings:  # an object of transformers' own
-                return getattr(settings, 'quant_method', key)
+                return getattr(settings, 'quant_method', method)
     return None
+
+
+def setting(config, key):
+    """A setting that is one number for all layers; None if there is none."""
+    try:
+        return head_size(config) if key == 'head_dim' else getattr(config, key, None)
+    except Exception:  # it differs by layer (Gemma 4), or what it is computed from is missing
+        return None
 
 
 def rope_types(config):
@@ -163,7 +193,12 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     except Exception as error:  # hub, file, safetensors and format errors have no common class
         if out_of_memory(error):
             raise
-        raise UserError(f'model {name}: {first_line(error)}') from error
+        said = first_line(error)
+        if 'above report' in said:  # which was not printed; it is about parts of fused weights
+            said = 'experts are missing, or have other shapes than config.json says'
+        if 'with Meta tensors' in said:  # it compares two tied weights, of which only one was read
+            said = 'lm_head.weight or the embedding has another shape than config.json says'
+        raise UserError(f'model {name}: its weights cannot be loaded: {said}') from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     check_loading(name, model, report)
@@ -196,7 +231,7 @@ def check_loading(name, model, report):
                         f'the checkpoint, first {missing[0]}{others}: they would be random')
     if mismatched:
         weight, in_file, in_model = mismatched[0]
-        raise UserError(f'model {name}: {len(mismatched)} weights have another shape than config.json says, '
+        raise UserError(f'model {name}: weights with other shapes than config.json says: {len(mismatched)}, '
                         f'first {weight}: {list(in_file)} in the checkpoint, {list(in_model)} by config.json')
     if report['error_msgs']:
         raise UserError(f'model {name}: {first_line(report["error_msgs"][0])}')
@@ -205,8 +240,8 @@ def check_loading(name, model, report):
             raise UserError(f'model {name}: the checkpoint has {weight}, which by config.json the model has '
                             'not: it would compute something else')
     if unexpected and RANK == 0:
-        print(f'model {name}: {len(unexpected)} weights of the checkpoint have no place in the model and are '
-              f'left out, first {unexpected[0]}')
+        print(f'model {name}: weights of the checkpoint for which the model has no place are left out: '
+              f'{len(unexpected)}, first {unexpected[0]}')
 
 
 def is_part_of(model, weight, unexpected):
@@ -225,7 +260,8 @@ def is_part_of(model, weight, unexpected):
         # one entry more; layers that predict further tokens have weights that the others do not have
         entry = '.'.join(weight.split('.')[:path.count('.') + 2]) + '.'
         weights = {name.removeprefix(entry) for name in unexpected if name.startswith(entry)}
-        return any(weights <= set(other.state_dict()) for other in modules[path])
+        follows = entry == f'{path}.{len(modules[path])}.'  # else it never was the next layer
+        return follows and any(weights == set(other.state_dict()) for other in modules[path])
     return modules[path] is not model and modules[path] is not model.base_model
 
 
@@ -276,8 +312,9 @@ def check_token_ids(model, tokenizer, rows):
                 f'tokens, but the model only {size}. Take the tokenizer and the template that belong to the '
                 'model, or enlarge the model first (resize_token_embeddings, save_pretrained)')
 
-    # pad is not in the rows, but save_model writes it to config.json, and such a folder could not be loaded
-    for token_id in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+    # Rows may lack what ends a turn, and the model could then never end one. They lack pad, but save_model
+    # writes it to config.json, and such a folder could not be loaded.
+    for token_id in (*stop_ids(tokenizer), tokenizer.pad_token_id):
         if token_id is not None:
             check(token_id, 'the tokenizer')
     for row in rows:

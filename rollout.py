@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from configurator import UserError
 from data import random_stream
-from model import Documents, cached_sdpa, cached_varlen, first_line, head_size, out_of_memory
-from model import varlen_works
+from model import Documents, cached_sdpa, cached_varlen, check_logits, check_settings, first_line
+from model import head_size, out_of_memory, varlen_works
 
 PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # rows of a step captured as a CUDA graph
@@ -226,8 +226,15 @@ def twin(model):
 
 
 def why_no_decoder(model, dtype):
-    """None if a Decoder computes what the model's own forward does, else the reason, a text."""
+    """None if a Decoder computes what the model's own forward does, else the reason, a text.
+
+    Raises UserError where the own forward, with our attention, is not what the architecture computes.
+    """
+    name = type(model).__name__
+    check_settings(name, model.config)
     if not Decoder.fits(model):
+        with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance('force_eager'):
+            check_logits(name, model)  # as load_model does; the model may have been made without it
         return 'its parameters are not those of Llama, Qwen or Mistral'
     try:
         with torch.autocast('cpu', enabled=False):
@@ -274,11 +281,11 @@ def decoder_of(model, dtype, length):
     """
     if model not in decodable:
         reason = why_no_decoder(model, dtype)
-        decodable[model] = reason is None
         if reason is not None:
             check_own_forward(model, dtype)
             warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, its own forward '
                           f'is used ({reason})', stacklevel=2)
+        decodable[model] = reason is None
     window = getattr(model.config, 'sliding_window', None)
     if window is not None and length > window:
         return own_forward(model)  # which refuses if a layer has the window; a Decoder would not look

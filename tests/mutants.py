@@ -118,7 +118,7 @@ MUTANTS = [
     ('runs', 'grpo.py', 'reference = Policy(frozen_copy(lm, getattr(torch, dtype)))', 'reference = Policy(load_model(model, device))', RUNS + 'test_the_kl_of_a_policy_to_itself_is_0'),
     ('runs', 'model.py', 'isinstance(layer, nn.Linear) and', 'True and', RUNS + 'test_the_kl_of_a_policy_to_itself_is_0'),
     ('runs', 'sft.py', "{**own, 'param_groups': adam_state.state_dict()['param_groups']}", 'own', RUNS + 'test_options_of_the_optimizer_take_effect_on_resume'),
-    ('runs', 'checkpoint.py', 'if shared[key] != value:', 'if False:', RUNS + 'test_settings_that_a_resumed_run_cannot_change'),
+    ('runs', 'checkpoint.py', 'if was != value:', 'if False:', RUNS + 'test_settings_that_a_resumed_run_cannot_change'),
     ('runs', 'sft.py', '            wandb_log = False\n', '            raise\n', RUNS + 'test_wandb_that_fails_is_turned_off'),
     ('runs', 'grpo.py', 'mismatch = (old_logprobs - ', 'mismatch = (logprobs - ', RUNS + 'test_mismatch_is_that_of_the_policy_that_sampled'),
     ('runs', 'grpo.py', 'docs, rollout_docs = trained_completions(groups), trained_completions(rollout_groups or groups)', 'docs = rollout_docs = trained_completions(groups)', RUNS + 'test_a_completion_weighs_the_same_in_every_share'),
