@@ -24,8 +24,8 @@ demo: .venv/run
 	@echo "2/3 reinforcement learning with a verifiable reward: grpo.py (about 2 minutes)"
 	$(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/3 accuracy on held-out sums, before and after, by number of operands"
-	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/before.jsonl --overwrite=True
-	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --out=out/after.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --seed=$(SEED) --out=out/before.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --seed=$(SEED) --out=out/after.jsonl --overwrite=True
 	$(RUN) plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
 
 .venv/gguf: .venv/run
@@ -63,7 +63,7 @@ dpo: out/tiny_base/model.safetensors
 	@echo "2/3 preference tuning: dpo.py (half a minute)"
 	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/3 accuracy on held-out sums at temperature 1 (before: the table above)"
-	$(RUN) sample.py --model=out/tiny_dpo --show=0 --out=out/after_dpo.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_dpo --show=0 --seed=$(SEED) --out=out/after_dpo.jsonl --overwrite=True
 
 tulu: out/tiny_base/model.safetensors
 	@echo "1/4 TULU 3 in miniature: sft.py on 480 demonstrations (all four: about 2 minutes on 2 cores)"
@@ -75,10 +75,10 @@ tulu: out/tiny_base/model.safetensors
 	@echo "3/4 grpo.py on verifiable rewards"
 	$(RUN) grpo.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
 	@echo "4/4 held-out sums after each stage"
-	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --out=out/tulu_0.jsonl --overwrite=True
-	$(RUN) sample.py --model=out/tulu_tiny_sft --n=4 --show=0 --out=out/tulu_1.jsonl --overwrite=True
-	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --out=out/tulu_2.jsonl --overwrite=True
-	$(RUN) sample.py --model=out/tulu_tiny_grpo --n=4 --show=0 --out=out/tulu_3.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --seed=$(SEED) --out=out/tulu_0.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_sft --n=4 --show=0 --seed=$(SEED) --out=out/tulu_1.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --seed=$(SEED) --out=out/tulu_2.jsonl --overwrite=True
+	$(RUN) sample.py --model=out/tulu_tiny_grpo --n=4 --show=0 --seed=$(SEED) --out=out/tulu_3.jsonl --overwrite=True
 	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
 
 figures: .venv/run
@@ -87,7 +87,7 @@ figures: .venv/run
 	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; \
 	  done; done; echo "make tulu, but for 60 steps of sft.py and nothing after it"; \
 	  $(RUN) sft.py config/tulu_tiny.py --max_steps=60 --out_dir=out/sft60 --overwrite=True > out/sft60.txt && \
-	  $(RUN) sample.py --model=out/sft60 --n=4 --show=0 --out=out/sft60.jsonl --overwrite=True | grep -E '^ {6,}all ' \
+	  $(RUN) sample.py --model=out/sft60 --n=4 --show=0 --seed=$(SEED) --out=out/sft60.jsonl --overwrite=True | grep -E '^ {6,}all ' \
 	  ) | tee docs/demo.txt
 
 speed: .venv/dev

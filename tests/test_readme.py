@@ -94,7 +94,7 @@ def test_the_table_of_methods_is_that_of_the_curves():
         scores += [[statistics.mean(r[f'eval/pass@1/{n}'] for n in level) for r in ends.values()] for level in levels]
         cells = [f'{statistics.mean(s):.3f} ± {statistics.stdev(s):.3f}' for s in scores]
         spent = statistics.mean(r['flops'] for r in ends.values()) / 1e12
-        assert len(ends) == 5 and re.search(rf'\| {method} \| [\d.]+ \| {" | ".join(cells)} \| {spent:.2f} \|'.replace(
+        assert len(ends) == 5 and re.search(rf'\| {method} \| [\d.e-]+ \| {" | ".join(cells)} \| {spent:.2f} \|'.replace(
             ' | ', r' \| '), README), (method, cells, spent)
 
 
