@@ -448,9 +448,9 @@ def collate(docs):
 def random_stream(*key):
     """A stream of random numbers of its own for every key (ints of any size, texts, tuples of them).
 
-    The key is hashed to the 128 bits that Philox takes. So no two keys share a stream or a part of one: the
-    torch generator would, because it keeps only the low 32 bits of its seed. RandomState is numpy's older
-    interface, whose numbers never change: a run can be resumed under another numpy."""
+    The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a part of one.
+    (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.) RandomState is numpy's
+    older interface, whose numbers never change: a run can be resumed under another numpy."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     philox = np.random.Philox(key=int.from_bytes(digest[:16], 'little'))
     return np.random.RandomState(philox)
