@@ -126,7 +126,7 @@ MUTANTS = [
     ('runs', 'grpo.py', 'samples + group_size * len(share)', 'samples + group_size * prompts_per_step // n_updates', RUNS + 'test_samples_count_completions'),
     ('runs', 'hpt.py', "    step_tokens += sum(len(g['prompt']['ids'])", "    step_tokens += 0 * sum(len(g['prompt']['ids'])", RUNS + 'test_hpts_tokens_hold_demonstrations'),
     ('runs', 'sample.py', 'for _, rewards, answers, _, _, kind in results if kind in ANSWERS]', 'for _, rewards, answers, _, _, kind in results]', RUNS + 'test_maj_is_left_out_where_nothing_can_be_voted_on'),
-    ('runs', 'hpt.py', 'solved = sum(reward == 1 for reward in rewards.tolist())', 'solved = sum(rewards.tolist())', HYBRIDS + 'test_gate_by_hand'),
+    ('runs', 'hpt.py', 'solved = sum(reward == 1 for reward in rewards.tolist())', 'solved = sum(rewards.tolist())', HYBRIDS + 'test_the_gate_counts_what_is_solved'),
     ('runs', 'prefix_rft.py', "said = without_end(host['demonstration'] or [])", "said = host['demonstration'] or []", HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
     ('runs', 'model.py', 'add(part, h, d, -grad_entropy[part, None])', 'pass', MODEL + 'test_logprobs_and_entropy_have_their_gradients'),
 ]
