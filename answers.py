@@ -28,7 +28,8 @@ THINKING_MARKS = {
 def after_thinking(text):
     """What follows the last think block, all of a text without one; '' where a block was never closed."""
     for opening, closing in THINKING_MARKS.items():
-        # a prompt may end in <think>; the others are the first words of a completion, else only mentioned
+        # <think> counts anywhere, because the prompt may have opened it. The others count as the first
+        # words of a completion; elsewhere they are only mentioned.
         if opening == '<think>' or text.lstrip().startswith(opening):
             text = text.rpartition(closing)[2]
             text = '' if opening in text else text

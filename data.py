@@ -358,8 +358,7 @@ def level_of(value):
     return None
 
 def levels(difficulties):
-    """The distinct difficulties, see level_of: numbers by their size, then texts. What says nothing is left
-    out, and what equals one of them belongs to it."""
+    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without None."""
     def place(level):
         if isinstance(level, int):
             return 0, level, ''

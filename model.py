@@ -312,8 +312,8 @@ def check_token_ids(model, tokenizer, rows):
                 f'tokens, but the model only {size}. Take the tokenizer and the template that belong to the '
                 'model, or enlarge the model first (resize_token_embeddings, save_pretrained)')
 
-    # Rows may lack what ends a turn, and the model could then never end one. They lack pad, but save_model
-    # writes it to config.json, and such a folder could not be loaded.
+    # A turn's end may be in no row, but sampling stops at it. Pad is in no row either, but save_model writes
+    # it to config.json, and such a folder could not be loaded.
     for token_id in (*stop_ids(tokenizer), tokenizer.pad_token_id):
         if token_id is not None:
             check(token_id, 'the tokenizer')

@@ -125,7 +125,7 @@ if device == 'auto':
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
 if dtype == 'auto':
     dtype = 'float32' if device == 'cpu' else 'bfloat16'
-config |= {'device': device, 'dtype': dtype}
+config |= {'device': device, 'dtype': dtype}  # run.json has what 'auto' became
 if device != 'cpu' and not torch.cuda.is_available():
     raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
 if device == 'cuda':
@@ -381,8 +381,8 @@ wandb_id = None
 if resume:
     raw.load_state_dict(saved['weights'])
     # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
-    adam_state = getattr(optimizer, 'optim', optimizer)
-    adam_state.load_state_dict({**own, 'param_groups': adam_state.state_dict()['param_groups']})
+    own_optimizer = getattr(optimizer, 'optim', optimizer)
+    own_optimizer.load_state_dict({**own, 'param_groups': own_optimizer.state_dict()['param_groups']})
     step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
     wandb_id = saved['wandb_id']
     if rank == 0:
