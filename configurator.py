@@ -310,6 +310,14 @@ def override(knobs, types, key, value, source):
         print(f'{source}: {key} = {value!r}')
 
 
+def check_out_dir(out_dir, resume, overwrite):
+    """UserError if the run folder holds files and neither resume nor overwrite is set."""
+    if resume or overwrite or not os.path.exists(out_dir):
+        return
+    if os.listdir(out_dir):
+        raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+
+
 def print_help(path, docstring, first_knob):
     """The first paragraph of the script's docstring, and its config block."""
     with open(path) as f:

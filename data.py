@@ -427,6 +427,36 @@ def split_by_work(lengths, n):
         loads[least] += lengths[i]
     return parts
 
+def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
+    """This rank's micro-batches of these sequences, each a list of them, none over micro_batch_tokens.
+
+    A sequence has prompt_ids and ids. Neighbours whose prompt_ids are the same list share the prompt:
+    it is computed once for as many of them as fit a part. A part is what is never taken apart: it is
+    small enough for a micro-batch, and for shares of equal work. A sequence that is longer than a
+    micro-batch is alone in one.
+    """
+    total = sum(len(sequence.prompt_ids) + len(sequence.ids) for sequence in sequences)
+    room = min(micro_batch_tokens, total / (2 * world_size))
+    parts = []  # lists of sequences of one prompt
+    sizes = []  # tokens of each part, its prompt counted once
+    prompt_ids = None  # of the last part
+    for sequence in sequences:
+        same_prompt = sequence.prompt_ids is prompt_ids
+        if not same_prompt or sizes[-1] + len(sequence.ids) > room:
+            prompt_ids = sequence.prompt_ids
+            parts.append([])
+            sizes.append(len(prompt_ids))
+        parts[-1].append(sequence)
+        sizes[-1] += len(sequence.ids)
+
+    # each rank makes the same plan and takes its share of the parts
+    mine = split_by_work(sizes, world_size)[rank]
+    micro_batches = []
+    for members in pack([sizes[i] for i in mine], micro_batch_tokens):
+        micro_batches.append([sequence for i in members for sequence in parts[mine[i]]])
+    # a rank without work gets one empty micro-batch: it must still take part in the all-reduce
+    return micro_batches or [[]]
+
 def collate(docs):
     """[(ids, mask)] or [(ids, mask, prompt ids)] -> 'ids' (T,) segments end to end, their 'lengths' and
     'parents' (model.Documents; a prompt that several name, the same list, is there once), 'index' (N,) of the

@@ -18,18 +18,13 @@ in out_dir/ref_logprobs.pt: no second model is in memory; (2) a prompt is comput
 (3) the loss is a sum over pairs divided by the pairs of the whole step, whatever the packing.
 """
 import hashlib
-import itertools
-import json
 import math
 import os
 import pickle
-import shutil
-import sys
 import time
 from contextlib import nullcontext
-from datetime import timedelta
 
-from configurator import UserError, above, at_least, configure
+from configurator import UserError, above, at_least, check_out_dir, configure
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -80,113 +75,112 @@ compile = False  # torch.compile of every layer: half a minute at first; on CPUs
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals(), max_steps=at_least(0), beta=above(0))
-if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+check_out_dir(out_dir, resume, overwrite)
 
-# --- imports --------------------------------------------------------------------
+# --- imports ------------------------------------------------------------------
 # after the settings, because they take seconds: a mistake in a flag is answered at once
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import catch_stop, load_state, save_state
 from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack
-from data import preference_pairs, random_stream, rl_prompts, show_mask, split_by_work, stop_ids
+from data import preference_pairs, rl_prompts, show_mask, split_by_work, stop_ids
 from model import Policy, check_token_ids, load_model, memory_plan, save_model
 from rollout import generate
 from rows import read_rows
+from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
-STATS = ['dpo/margin', 'dpo/accuracy', 'dpo/chosen_logps', 'dpo/rejected_logps', 'dpo/chosen_rewards',
-         'dpo/rejected_rewards', 'completion/chosen_len', 'completion/rejected_len']  # means over pairs
 
-# --- ranks, seed, device ------------------------------------------------------
-rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-if device == 'auto':
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-if dtype == 'auto':
-    dtype = 'float32' if device == 'cpu' else 'bfloat16'
-config |= {'device': device, 'dtype': dtype}  # run.json has what 'auto' became
-if device != 'cpu' and not torch.cuda.is_available():
-    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
-if device == 'cuda':
-    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-if device != 'cpu':
-    torch.cuda.set_device(device)
-log_path = os.path.join(out_dir, 'log.jsonl')
-saved = own = None  # of a checkpoint: what all ranks share, and this rank's part
-if resume:
-    saved, own = load_state(out_dir, rank, world_size, model=model, shard_optimizer=shard_optimizer)
-if world_size > 1:
-    # an hour: a long rollout or a slow disk on one rank is no failure
-    dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
-# a model from scratch is drawn from torch's own stream: the same on every rank
-torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
-# without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
-autocast = torch.autocast(
-    device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
+# --- run set-up ---------------------------------------------------------------
+rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
-pairs, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
-for name, weight, start, stop in sources:
-    kept, report[name] = preference_pairs(rows[start:stop], tokenizer, max_length, overlong)
-    weighted.append((weight, list(range(len(pairs), len(pairs) + len(kept)))))
+pairs = []  # of all sources, one after the other
+weighted = []  # (passes per epoch, indices into pairs) of each source
+report = {}  # what was kept and dropped, for each source
+for name, passes, begin, end in sources:
+    kept, report[name] = preference_pairs(rows[begin:end], tokenizer, max_length, overlong)
+    weighted.append((passes, range(len(pairs), len(pairs) + len(kept))))
     pairs += kept
 order = Order(weighted, seed)
-max_steps = max_steps or math.ceil(len(order) * epochs / batch_size)
-eval_pairs, eval_rows = [], []
+if max_steps == 0:
+    max_steps = math.ceil(len(order) * epochs / batch_size)
+
+eval_pairs = []
 if eval_data:
-    eval_pairs, report['eval_data: ' + eval_data] = preference_pairs(
-        read_rows(eval_data)[0], tokenizer, max_length, overlong)
+    held_out, _ = read_rows(eval_data)
+    eval_pairs, report[f'eval_data: {eval_data}'] = preference_pairs(
+        held_out, tokenizer, max_length, overlong)
+eval_rows = []
 if eval_prompts:
-    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
-        read_rows(eval_prompts)[0], tokenizer, max_length, verifier, instruction)
+    held_out, _ = read_rows(eval_prompts)
+    eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
+        held_out, tokenizer, max_length, verifier, instruction)
 has_evaluation = bool(eval_pairs or eval_rows)
+
 if rank == 0:
-    print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
-    print('first pair, what is trained in [[ ]]: ' + tokenizer.decode(pairs[0]['docs'][0][2]))
-    for side, (ids, mask, _) in zip(('chosen', 'rejected'), pairs[0]['docs']):
+    for name, counts in report.items():
+        print(f'{name}: {format_report(counts)}')
+    first_pair = pairs[0]
+    _, _, prompt_ids = first_pair['docs'][0]  # of the chosen side; the other has the same
+    print('first pair, what is trained in [[ ]]: ' + tokenizer.decode(prompt_ids))
+    for side, (ids, mask, _) in zip(('chosen', 'rejected'), first_pair['docs']):
         print(f'  {side}: ' + show_mask({'ids': ids, 'mask': mask}, tokenizer))
 
 # --- model --------------------------------------------------------------------
-lm = load_model(model, device)
-check_token_ids(lm, tokenizer, pairs + eval_pairs + eval_rows)
+policy = Policy(load_model(model, device))
+check_token_ids(policy.model, tokenizer, pairs + eval_pairs + eval_rows)
 if activation_checkpointing:
-    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+    policy.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
-    for layer in lm.base_model.layers:
+    for layer in policy.model.base_model.layers:
         layer.compile(dynamic=True)
-raw = policy = Policy(lm)
+
+# the policy as the loss calls it: with several ranks its backward averages their gradients
+ddp = policy
 if world_size > 1:
-    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+    ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+
 if rank == 0:
-    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
-                       dtype == 'bfloat16', kv_cache_gb=kv_cache_gb,
-                       rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
-    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+    plan = memory_plan(
+        policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
+        shard_optimizer, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
+        rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in plan.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
-groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
-          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+# weight decay is for matrices; norms and biases are vectors
+matrices = [p for p in policy.parameters() if p.dim() >= 2]
+vectors = [p for p in policy.parameters() if p.dim() < 2]
+parameter_groups = [{'params': matrices, 'weight_decay': weight_decay},
+                    {'params': vectors, 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-shard = world_size > 1 and shard_optimizer
-adamw = torch.optim.AdamW
-optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(groups, **adam)
+if world_size > 1 and shard_optimizer:
+    # each rank holds the moments of its share of the parameters (ZeRO stage 1)
+    optimizer = ZeroRedundancyOptimizer(parameter_groups, torch.optim.AdamW, **adam)
+else:
+    optimizer = torch.optim.AdamW(parameter_groups, **adam)
 
 
 def learning_rate_at(step):
-    """Of update `step`, counted from 0: a linear warm-up to learning_rate, then `schedule`, which
+    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`, which
     reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
-    done = (step - peak) / max(1, max_steps - 1 - peak)  # from 0 at the peak to 1 at the last update
-    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
+    done = (step - peak) / max(1, max_steps - 1 - peak)  # 0 at the peak, 1 at the last update
+    if schedule == 'cosine':
+        left = 0.5 * (1 + math.cos(math.pi * done))
+    elif schedule == 'linear':
+        left = 1 - done
+    else:
+        left = 1.0
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
@@ -196,226 +190,290 @@ def due(every):
     return every > 0 and step % every == 0
 
 
-def gather(value):
-    """[value of rank 0, value of rank 1, ...] on every rank."""
-    values = [value] * world_size
-    if world_size > 1:
-        dist.all_gather_object(values, value)
-    return values
+def mean(values):
+    """The mean of a list; 0 for an empty one."""
+    return sum(values) / max(1, len(values))
 
 
-def evaluate():
-    """Greedy pass@1 on eval_rows, also by difficulty, and accuracy and margin on eval_pairs, as log keys.
-    Every rank does its share."""
-    metrics = {}
-    mine = eval_rows[rank::world_size]
+def evaluate_prompts():
+    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    my_rows = eval_rows[rank::world_size]
     with autocast:
-        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
-                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, c['ids']) for (c,) in completions]
-    judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
-    for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
-        tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
-    verdicts = sum(gather([(p['difficulty'], *verdict) for p, verdict in zip(mine, judged)]), [])
-    if verdicts:
-        metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
-        metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
-        for level in levels(d for d, *_ in verdicts):
-            scores = [v for d, v, _ in verdicts if d == level]
-            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
-    mine, stats = eval_pairs[rank::world_size], torch.zeros(len(STATS), device=device)
-    for rows in pack([len(pair['ids']) for pair in mine], micro_batch_tokens):
-        micro = [mine[i] for i in rows]
-        with torch.no_grad():
-            stats += preference_loss(pair_logprobs(micro, raw), micro)[1]
-    if eval_pairs:
-        means = dict(zip(STATS, (sum(gather(stats.cpu())) / len(eval_pairs)).tolist()))
-        metrics |= {'eval/accuracy': means['dpo/accuracy'], 'eval/margin': means['dpo/margin']}
+        groups = generate(policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
+                          kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    texts = [completion_text(tokenizer, completion['ids']) for (completion,) in groups]
+    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
+
+    results = []  # (difficulty, reward, whether the verifier gave up) of each row
+    for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
+        if rank == 0 and len(results) < 3:
+            tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+        results.append((row['difficulty'], reward, gave_up))
+    results = sum(gather(results), [])
+
+    metrics = {'eval/pass@1': mean([reward for _, reward, _ in results]),
+               'eval/gave_up': sum(gave_up for _, _, gave_up in results)}
+    for level in levels(difficulty for difficulty, _, _ in results):
+        rewards = [reward for difficulty, reward, _ in results if difficulty == level]
+        metrics[f'eval/pass@1/{level}'] = mean(rewards)
     return metrics
 
 
-def save_checkpoint():
-    """out_dir/state, all that resume needs, and the model in out_dir."""
-    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
-    save_state(out_dir, rank, own, {
-        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
-        'model': model, 'shard_optimizer': shard_optimizer,
-        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
-    if rank == 0:
-        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
-    gather(None)
+def evaluate_pairs():
+    """Accuracy and margin on eval_pairs. Each rank does its share."""
+    totals = {'dpo/accuracy': 0.0, 'dpo/margin': 0.0}
+    for micro in pack_pairs(eval_pairs[rank::world_size]):
+        with torch.no_grad():
+            _, statistics = preference_loss(pair_logprobs(policy, micro), micro)
+        for key in totals:
+            totals[key] += statistics[key].sum().item()
+    totals = sum_over_ranks(totals)
+    return {'eval/accuracy': totals['dpo/accuracy'] / len(eval_pairs),
+            'eval/margin': totals['dpo/margin'] / len(eval_pairs)}
 
 
-def pair_logprobs(pairs, policy):
-    """(n, 2) float64: summed log-probs of the chosen and rejected sides of n pairs, in one forward."""
-    micro = collate([doc for pair in pairs for doc in pair['docs']])
+def evaluate():
+    """Log keys of what can be evaluated: pass@1 on eval_rows, the ranking of eval_pairs."""
+    metrics = {}
+    if eval_rows:
+        metrics |= evaluate_prompts()
+    if eval_pairs:
+        metrics |= evaluate_pairs()
+    return metrics
+
+
+# --- micro-batches ------------------------------------------------------------
+def micro_batches_of(batch):
+    """This rank's micro-batches of a step's pairs, each a list of pairs."""
+    # every rank makes the same plan: shares of near-equal tokens
+    shares = split_by_work([len(pair['ids']) for pair in batch], world_size)
+    # a rank without pairs gets one empty micro-batch: it must still take part in the all-reduce
+    return pack_pairs([batch[i] for i in shares[rank]]) or [[]]
+
+
+def pack_pairs(pairs):
+    """Lists of pairs, none over micro_batch_tokens but for a longer pair alone."""
+    bins = pack([len(pair['ids']) for pair in pairs], micro_batch_tokens)
+    return [[pairs[i] for i in members] for members in bins]
+
+
+# --- the loss -----------------------------------------------------------------
+def pair_logprobs(module, pairs):
+    """Summed log-probs (n, 2) float64 of the chosen and rejected sides of n pairs, in one forward.
+
+    A prompt is computed once for both its sides.
+    """
+    micro = collate([document for pair in pairs for document in pair['docs']])
     with autocast:
-        logprobs, _ = policy(micro['ids'].to(device), micro['lengths'], micro['index'].to(device),
+        logprobs, _ = module(micro['ids'].to(device), micro['lengths'], micro['index'].to(device),
                              parents=micro['parents'])
-    sums = torch.zeros(2 * len(pairs), dtype=torch.float64, device=device)  # their difference is what counts
-    return sums.index_add(0, micro['doc'].to(device), logprobs.double()).view(len(pairs), 2)
+    # float64, because the loss takes differences of these sums
+    sums = torch.zeros(2 * len(pairs), dtype=torch.float64, device=device)
+    sums = sums.index_add(0, micro['doc'].to(device), logprobs.double())
+    return sums.view(len(pairs), 2)
 
 
 def preference_loss(logprobs, pairs):
-    """Losses (n,) and the sums of STATS over n pairs; logprobs (n, 2) as pair_logprobs makes them."""
-    tokens = logprobs.new_tensor([[mask.sum() for _, mask, _ in pair['docs']] for pair in pairs]).view(-1, 2)
-    ref = logprobs.new_tensor([pair['ref_logprobs'] for pair in pairs]).view(-1, 2)
-    # DPO (eq. 7) sums log pi / ref over a side's tokens. The others take the mean, IPO too (its
-    # authors' word, not in the paper): delta is smaller by about the length, so a beta does not carry over.
-    h = (logprobs - ref) / (1 if loss_type == 'dpo' else tokens)
-    delta = h[:, 0] - h[:, 1]
-    if loss_type == 'ipo':  # Azar et al. 2023, arXiv 2310.12036, eq. 17; beta is its tau
+    """Losses (n,) of n pairs, and their statistics, {log key: (n,)}.
+
+    logprobs (n, 2): summed over the tokens of the chosen and the rejected side (pair_logprobs).
+    """
+    lengths = [[mask.sum() for _, mask, _ in pair['docs']] for pair in pairs]
+    tokens = logprobs.new_tensor(lengths).view(-1, 2)  # (n, 2) trained tokens of each side
+    ref_logprobs = logprobs.new_tensor([pair['ref_logprobs'] for pair in pairs]).view(-1, 2)  # (n, 2)
+
+    # DPO (eq. 7) sums log(pi / reference) over a side's tokens. The others take the mean, IPO too (its
+    # authors say so, the paper does not). A mean is smaller by about the length, so that a beta of
+    # one form does not carry over to the other.
+    log_ratios = logprobs - ref_logprobs  # (n, 2)
+    if loss_type != 'dpo':
+        log_ratios = log_ratios / tokens
+    chosen_ratio, rejected_ratio = log_ratios.unbind(1)
+    delta = chosen_ratio - rejected_ratio  # (n,)
+
+    if loss_type == 'ipo':
+        # Azar et al. 2023, arXiv 2310.12036, eq. 17; beta is its tau
         losses = (delta - 1 / (2 * beta)) ** 2
-    else:  # SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6) has a margin and no reference: ref is 0
-        logits = beta * (delta - gamma_beta_ratio * (loss_type == 'simpo'))
-        losses = (label_smoothing - 1) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
-    losses = losses - sft_coef * logprobs[:, 0] / tokens[:, 0]  # Pang et al. 2024, arXiv 2404.19733, eq. 1
-    columns = [beta * delta, delta > 0, *logprobs.T, *(beta * h).T, *tokens.T]
-    return losses, torch.stack([column.detach().sum() for column in columns])
+    else:
+        # SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6) has a margin and no reference: its
+        # ref_logprobs are 0
+        margin = gamma_beta_ratio if loss_type == 'simpo' else 0.0
+        logits = beta * (delta - margin)
+        # cDPO: with the probability label_smoothing the two sides are swapped
+        losses = ((label_smoothing - 1) * F.logsigmoid(logits)
+                  - label_smoothing * F.logsigmoid(-logits))
+    # RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1) adds SFT's loss on the chosen side
+    losses = losses - sft_coef * logprobs[:, 0] / tokens[:, 0]
+
+    statistics = {
+        'dpo/margin': beta * delta,
+        'dpo/accuracy': delta > 0,
+        'dpo/chosen_logps': logprobs[:, 0],
+        'dpo/rejected_logps': logprobs[:, 1],
+        'dpo/chosen_rewards': beta * chosen_ratio,
+        'dpo/rejected_rewards': beta * rejected_ratio,
+        'completion/chosen_len': tokens[:, 0],
+        'completion/rejected_len': tokens[:, 1]}
+    return losses, statistics
+
+
+def accumulate_gradients(micro_batches):
+    """Adds the loss's gradient to the parameters; returns this rank's loss and sums of statistics.
+
+    The loss is one sum over pairs divided by the pairs of the whole step, on all ranks.
+    """
+    total = torch.zeros((), device=device)
+    totals = {}
+    for i, micro in enumerate(micro_batches):
+        # DDP reduces gradients over the ranks in the backward pass of the last micro-batch alone
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last or world_size == 1 else ddp.no_sync():
+            losses, statistics = preference_loss(pair_logprobs(ddp, micro), micro)
+            loss = losses.sum() / batch_size
+            # DDP averages over the ranks, but the loss is a sum over their pairs
+            (loss * world_size).backward()
+        total += loss.detach()
+        for key, values in statistics.items():
+            totals[key] = totals.get(key, 0) + values.detach().double().sum()
+    return total.item(), {key: value.item() for key, value in totals.items()}
 
 
 # --- reference ----------------------------------------------------------------
-# the policy before its first step, scored once; the file is used again only for the same weights and tokens
-for_all, ref_logprobs, ref_path = pairs + eval_pairs, None, os.path.join(out_dir, 'ref_logprobs.pt')
-if loss_type == 'simpo':
-    ref_logprobs = torch.zeros(len(for_all), 2)
-elif rank == 0:
-    key = hashlib.sha256(dtype.encode())  # ids and masks stand for data, template, tokenizer and max_length
-    for array in itertools.chain((p.detach().cpu().numpy() for p in raw.parameters()),
-                                 (array for pair in for_all for doc in pair['docs'] for array in doc)):
-        key.update(array.tobytes())
+def reference_key(pairs):
+    """A hash of all that reference log-probs depend on: weights, dtype, token ids and masks.
+
+    Ids and masks stand for the rows, the template, the tokenizer and max_length.
+    """
+    key = hashlib.sha256(str(compute_dtype).encode())
+    for parameter in policy.parameters():
+        key.update(parameter.detach().cpu().numpy().tobytes())
+    for pair in pairs:
+        for document in pair['docs']:
+            for array in document:
+                key.update(array.tobytes())
+    return key.hexdigest()
+
+
+def read_reference(path, key):
+    """The log-probs kept in `path`, or None if they are of another `key` or the file is not whole."""
     try:
-        cached = torch.load(ref_path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # none, or not whole
-        cached = {'key': ''}
-    ref_logprobs = cached['logprobs'] if cached['key'] == key.hexdigest() else None
-ref_logprobs = gather(ref_logprobs)[0]
-if ref_logprobs is None:
-    mine, own = for_all[rank::world_size], torch.zeros(len(for_all), 2, dtype=torch.float64)
-    for rows in tqdm(pack([len(pair['ids']) for pair in mine], micro_batch_tokens), 'reference log-probs',
-                     disable=rank > 0 or None):
+        kept = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return kept['logprobs'] if kept['key'] == key else None
+
+
+def score_reference(pairs):
+    """Log-probs (n, 2) float64 of the sides of all pairs under the policy as it is now."""
+    my_places = range(len(pairs))[rank::world_size]
+    my_pairs = [pairs[place] for place in my_places]
+    logprobs = torch.zeros(len(pairs), 2, dtype=torch.float64)
+    bins = pack([len(pair['ids']) for pair in my_pairs], micro_batch_tokens)
+    for members in tqdm(bins, 'reference log-probs', disable=True if rank > 0 else None):
         with torch.no_grad():
-            own[[rank + i * world_size for i in rows]] = pair_logprobs([mine[i] for i in rows], raw).cpu()
-    ref_logprobs = sum(gather(own))
+            scored = pair_logprobs(policy, [my_pairs[i] for i in members])
+        logprobs[[my_places[i] for i in members]] = scored.cpu()
+    return sum(gather(logprobs))  # a pair is 0 on the ranks that did not score it
+
+
+def reference_logprobs(pairs):
+    """Log-probs (n, 2) of all pairs under the start model, scored once and kept in out_dir."""
+    if loss_type == 'simpo':
+        return torch.zeros(len(pairs), 2)
+    path = os.path.join(out_dir, 'ref_logprobs.pt')
+    key = None
+    kept = None
+    if rank == 0:
+        key = reference_key(pairs)
+        kept = read_reference(path, key)
+    of_rank_0, *_ = gather(kept)
+    if of_rank_0 is not None:
+        return of_rank_0
+    logprobs = score_reference(pairs)
     if rank == 0:
         os.makedirs(out_dir, exist_ok=True)
-        torch.save({'key': key.hexdigest(), 'logprobs': ref_logprobs}, ref_path + '.tmp')
-        os.replace(ref_path + '.tmp', ref_path)
-for pair, values in zip(for_all, ref_logprobs.tolist()):
-    pair['ref_logprobs'] = values
+        torch.save({'key': key, 'logprobs': logprobs}, f'{path}.tmp')
+        os.replace(f'{path}.tmp', path)
+    return logprobs
 
-# --- resume, logging ----------------------------------------------------------
-step = samples = tokens = skipped = 0
-wandb_id = None
-if resume:
-    raw.load_state_dict(saved['weights'])
-    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
-    own_optimizer = getattr(optimizer, 'optim', optimizer)
-    own_optimizer.load_state_dict({**own, 'param_groups': own_optimizer.state_dict()['param_groups']})
-    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
-    wandb_id = saved['wandb_id']
-    if rank == 0:
-        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+
+# the policy is still the start model here: restore() comes after it
+ref_logprobs = reference_logprobs(pairs + eval_pairs)
+for pair, values in zip(pairs + eval_pairs, ref_logprobs.tolist()):
+    pair['ref_logprobs'] = values  # [chosen, rejected]
+
+# --- resume, log --------------------------------------------------------------
+step, samples, tokens = restore(saved, policy, optimizer, order)
+skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
-    os.makedirs(out_dir, exist_ok=True)
-    if overwrite and not resume:
-        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
-        open(log_path, 'w').close()
-    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
-        json.dump({'script': sys.argv[0], **config}, f, indent=1)
-    if wandb_log:
-        import wandb
-        wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
-                              dir=out_dir, id=wandb_id, resume='allow').id
-    n = sum(p.numel() for p in lm.parameters())
-    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
+    n_parameters = sum(p.numel() for p in policy.parameters())
+    print(f'{n_parameters:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{batch_size} pairs, {len(order)} pairs an epoch')
-bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
-stopping = catch_stop()
-
-
-def log(metrics):
-    """One line of log.jsonl and wandb, and one on the console."""
-    global wandb_log
-    os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
-    with open(log_path, 'a') as f:
-        f.write(json.dumps(metrics) + '\n')
-    if wandb_log:
-        try:
-            wandb.log(metrics, step=metrics['step'])
-        except Exception as error:  # wandb only mirrors log.jsonl: its troubles must not end a run
-            wandb_log = False
-            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
-    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
-        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
-        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
-                             for key, value in shown.items()))
-
+log = Log(config, max_steps, saved)
+stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights, whose checkpoint is written: what fails here costs no step
+    # evaluate these weights; their checkpoint is written, so that an error here costs no step
     if has_evaluation and (step >= max_steps or step > 0 and due(eval_every)):
-        scores = evaluate()
-        if rank == 0:
-            log({'step': step, 'samples': samples, 'tokens': tokens, **scores})
+        log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
         break
 
     start = time.time()
-    # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
     batch = [pairs[i] for i in order.take(batch_size)]
     step_tokens = sum(len(pair['ids']) for pair in batch)
-    mine = [batch[i] for i in split_by_work([len(pair['ids']) for pair in batch], world_size)[rank]]
-    bins = pack([len(pair['ids']) for pair in mine], micro_batch_tokens) or [[]]  # without rows it takes part
 
     # loss, backward
-    loss, stats = torch.zeros((), device=device), torch.zeros(len(STATS), device=device)
-    for i, rows in enumerate(bins):
-        micro = [mine[j] for j in rows]
-        with policy.no_sync() if world_size > 1 and i < len(bins) - 1 else nullcontext():
-            losses, micro_stats = preference_loss(pair_logprobs(micro, policy), micro)
-            micro_loss = losses.sum() / batch_size  # the GLOBAL denominator
-            (micro_loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
-        loss += micro_loss.detach()
-        stats += micro_stats
+    loss, totals = accumulate_gradients(micro_batches_of(batch))
 
-    # step
-    grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
-    for group in optimizer.param_groups:
-        group['lr'] = learning_rate_at(step)
-    skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
-    if not skipped:
+    # step: an update whose gradient is not finite is skipped, on all ranks alike
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip or math.inf)
+    for parameter_group in optimizer.param_groups:
+        parameter_group['lr'] = learning_rate_at(step)
+    if grad_norm.isfinite():
+        skipped = 0
         optimizer.step()
-    # DDP's gradients live in its buckets: freed, they would be made again beside these
+    else:
+        skipped += 1
+    # DDP's gradients live in its buckets: freed, they would be allocated again beside them
     optimizer.zero_grad(set_to_none=world_size == 1)
-    step, samples, tokens = step + 1, samples + batch_size, tokens + step_tokens
+    step += 1
+    samples += batch_size
+    tokens += step_tokens
 
-    # log, checkpoint
-    losses, stats = gather(loss.item()), sum(gather(stats.cpu())) / batch_size
-    if rank == 0:
-        seconds = time.time() - start
-        metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
-                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
-                   **dict(zip(STATS, stats.tolist())), 'perf/tok_s': step_tokens / seconds}
-        if 'cuda' in device:
-            metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
-        log(metrics)
-        bar.update()
+    # log
+    loss = sum(gather(loss))
+    totals = sum_over_ranks(totals)
+    seconds = time.time() - start
+    metrics = {
+        'step': step,
+        'samples': samples,
+        'tokens': tokens,
+        'loss': loss,
+        'lr': learning_rate_at(step - 1),
+        'grad_norm': grad_norm.item(),
+        'skipped': skipped,
+        **{key: total / batch_size for key, total in totals.items()},
+        'perf/tok_s': step_tokens / seconds}
+    if 'cuda' in device:
+        metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+    log(metrics)
     if skipped == 10:
         raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
-    asked_to_stop = any(gather(bool(stopping)))
+
+    # checkpoint
+    stop_asked = any(gather(stop.asked))
     evaluation_next = has_evaluation and due(eval_every)
-    if step >= max_steps or asked_to_stop or evaluation_next or due(checkpoint_every):
-        save_checkpoint()
-    if asked_to_stop:
+    if step >= max_steps or stop_asked or evaluation_next or due(checkpoint_every):
+        save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
+        if rank == 0:
+            save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
+        gather(None)  # the others wait until the model is written
+    if stop_asked:
         break
 
 # --- clean up -----------------------------------------------------------------
-bar.close()
-if rank == 0:
-    print(f'model, log.jsonl and state/ are in {out_dir}' + '; --resume=True goes on' * bool(stopping))
-if world_size > 1:
-    del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
-    dist.destroy_process_group()
+log.close()
+ddp = optimizer = None  # they hold the process group, whose threads are to end in finish()
+finish(out_dir, stop)

@@ -28,16 +28,12 @@ Deviations from the official code:
 7. No shortest prefix in tokens (theirs: min_prefix_len) and no entropy bonus (theirs: 0.001).
 8. Of several demonstrations of a row the first right one is used; theirs draws one, right or wrong.
 """
-import json
 import math
-import os
-import shutil
-import sys
 import time
 from contextlib import nullcontext
-from datetime import timedelta
+from dataclasses import dataclass
 
-from configurator import UserError, configure
+from configurator import UserError, check_out_dir, configure
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -100,121 +96,143 @@ activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
-if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+check_out_dir(out_dir, resume, overwrite)
 
-# --- imports --------------------------------------------------------------------
+# --- imports ------------------------------------------------------------------
 # after the settings, because they take seconds: a mistake in a flag is answered at once
 import torch
-import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import catch_stop, load_state, save_state
-from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack, random_stream
-from data import rl_prompts, sft_examples, split_by_work, stop_ids
+from data import Order, collate, completion_text, format_report, levels, load_tokenizer
+from data import plan_micro_batches, random_stream, rl_prompts, sft_examples, stop_ids
 from model import Policy, check_token_ids, frozen_copy, load_model, memory_plan, save_model
 from rollout import generate
 from rows import read_rows
+from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
 
-# --- ranks, seed, device ------------------------------------------------------
-rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-if device == 'auto':
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-if dtype == 'auto':
-    dtype = 'float32' if device == 'cpu' else 'bfloat16'
-config |= {'device': device, 'dtype': dtype}  # run.json has what 'auto' became
-if device != 'cpu' and not torch.cuda.is_available():
-    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
-if device == 'cuda':
-    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-if device != 'cpu':
-    torch.cuda.set_device(device)
-log_path = os.path.join(out_dir, 'log.jsonl')
-saved = own = None  # of a checkpoint: what all ranks share, and this rank's part
-if resume:
-    saved, own = load_state(out_dir, rank, world_size, model=model, shard_optimizer=shard_optimizer)
-if world_size > 1:
-    # an hour: a long rollout or a slow disk on one rank is no failure
-    dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
-# a model from scratch is drawn from torch's own stream: the same on every rank
-torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
-# without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
-autocast = torch.autocast(
-    device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
+# --- run set-up ---------------------------------------------------------------
+rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
-n_free = group_size - n_prefix
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
-rows, sources = read_rows(data)
-prompts, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
-for name, weight, start, stop in sources:
-    kept, report[name] = rl_prompts(rows[start:stop], tokenizer, max_prompt_tokens, verifier, instruction)
-    asked = [{'prompt': p['messages'], 'completion': p['demonstration'], '_where': p['where']}
-             for p in kept if p['demonstration']]
-    if len(asked) < len(kept) and without_demonstration == 'error':
-        raise UserError(f'{name}: {len(kept) - len(asked)} rows have no demonstration: say '
+
+
+def add_demonstrations(prompts, source):
+    """The prompts of a source with a demonstration to learn from, and the counts of its rows.
+
+    'demonstration', a text, becomes the token ids that sft.py would train on, the end of the turn
+    included. UserError for prompts without one, unless without_demonstration is 'drop' or 'rl'.
+    """
+    demonstrations = [
+        {'prompt': prompt['messages'], 'completion': prompt['demonstration'], '_where': prompt['where']}
+        for prompt in prompts if prompt['demonstration']]
+    missing = len(prompts) - len(demonstrations)
+    if missing and without_demonstration == 'error':
+        raise UserError(f'{source}: {missing} rows have no demonstration: say '
                         '--without_demonstration=drop, or =rl to learn them from rewards alone')
-    examples, counts = sft_examples(asked, tokenizer, max_length, overlong) if asked else ([], report[name])
-    report[f'{name}, demonstrations'], examples = counts, {e['where']: e for e in examples}
-    for p in kept:  # the ids that sft.py trains on, if they go on from the ids that rollouts go on from
-        e = examples.get(p['where'])
-        fits = e is not None and e['ids'][:len(p['ids'])].tolist() == p['ids']
-        p['demonstration'] = e['ids'][e['mask']].tolist() if fits else None
-    kept = [p for p in kept if p['demonstration'] or without_demonstration == 'rl']
-    weighted.append((weight, list(range(len(prompts), len(prompts) + len(kept)))))
+    examples, counts = {}, None
+    if demonstrations:
+        found, counts = sft_examples(demonstrations, tokenizer, max_length, overlong)
+        examples = {example['where']: example for example in found}
+
+    for prompt in prompts:
+        prompt['demonstration'] = None
+        example = examples.get(prompt['where'])
+        # a template may render the whole conversation in another way than the prompt: the supervised
+        # tokens must go on from the very ids that rollouts go on from
+        if example and example['ids'][:len(prompt['ids'])].tolist() == prompt['ids']:
+            prompt['demonstration'] = example['ids'][example['mask']].tolist()
+    if without_demonstration != 'rl':
+        prompts = [prompt for prompt in prompts if prompt['demonstration']]
+    return prompts, counts
+
+rows, sources = read_rows(data)
+prompts = []  # of all sources, one after the other
+weighted = []  # (passes per epoch, indices into prompts) of each source
+report = {}  # what was kept and dropped, for each source
+for name, passes, begin, end in sources:
+    kept, report[name] = rl_prompts(
+        rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction)
+    kept, counts = add_demonstrations(kept, name)
+    if counts:
+        report[f'{name}, demonstrations'] = counts
+    weighted.append((passes, range(len(prompts), len(prompts) + len(kept))))
     prompts += kept
 order = Order(weighted, seed)
+
 eval_rows = []
 if eval_prompts:
-    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
-        read_rows(eval_prompts)[0], tokenizer, max_prompt_tokens, verifier, instruction)
+    held_out, _ = read_rows(eval_prompts)
+    eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
+        held_out, tokenizer, max_prompt_tokens, verifier, instruction)
+
 if rank == 0:
-    shown = [p['demonstration'] for p in prompts if p['demonstration']]
-    print(f'{len(shown)} prompts have a demonstration, {sum(x[-1] not in stops for x in shown)} are cut')
-    print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
-    print('first prompt: ' + repr(tokenizer.decode(prompts[0]['ids'])))
+    for name, counts in report.items():
+        print(f'{name}: {format_report(counts)}')
+    print(f'first prompt: {tokenizer.decode(prompts[0]["ids"])!r}')
+    demonstrations = [prompt['demonstration'] for prompt in prompts if prompt['demonstration']]
+    n_cut = sum(ids[-1] not in stops for ids in demonstrations)
+    print(f'{len(demonstrations)} prompts have a demonstration, {n_cut} are cut')
 
 # --- model --------------------------------------------------------------------
-lm = load_model(model, device)
-check_token_ids(lm, tokenizer, prompts + eval_rows)
-# the reference is the start model itself, also where that is drawn at random: copied before it learns
-reference = Policy(frozen_copy(lm, getattr(torch, dtype))) if beta else None
+policy = Policy(load_model(model, device))
+check_token_ids(policy.model, tokenizer, prompts + eval_rows)
+reference = None
+if beta > 0:
+    # a copy of the start model before its first step: a model drawn at random cannot be loaded again
+    reference = Policy(frozen_copy(policy.model, compute_dtype))
 if activation_checkpointing:
-    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+    policy.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
-    for layer in lm.base_model.layers:
+    for layer in policy.model.base_model.layers:
         layer.compile(dynamic=True)
-raw = policy = Policy(lm)
+
+# the policy as the loss calls it: with several ranks its backward averages their gradients
+ddp = policy
 if world_size > 1:
-    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+    ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+
 if rank == 0:
     rollout_rows = max(prompts_per_step * group_size, len(eval_rows))
-    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
-                       dtype == 'bfloat16', reference=beta > 0, kv_cache_gb=kv_cache_gb,
-                       rollout_rows=math.ceil(rollout_rows / world_size), max_new_tokens=max_new_tokens)
-    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+    plan = memory_plan(
+        policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
+        shard_optimizer, compute_dtype == torch.bfloat16, reference=beta > 0,
+        kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
+        max_new_tokens=max_new_tokens)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in plan.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
-groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
-          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+# weight decay is for matrices; norms and biases are vectors
+matrices = [p for p in policy.parameters() if p.dim() >= 2]
+vectors = [p for p in policy.parameters() if p.dim() < 2]
+parameter_groups = [{'params': matrices, 'weight_decay': weight_decay},
+                    {'params': vectors, 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-shard = world_size > 1 and shard_optimizer
-adamw = torch.optim.AdamW
-optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(groups, **adam)
+if world_size > 1 and shard_optimizer:
+    # each rank holds the moments of its share of the parameters (ZeRO stage 1)
+    optimizer = ZeroRedundancyOptimizer(parameter_groups, torch.optim.AdamW, **adam)
+else:
+    optimizer = torch.optim.AdamW(parameter_groups, **adam)
 
 
 def learning_rate_at(step):
-    """Of update `step`, counted from 0: a linear warm-up to learning_rate, then `schedule`, which
+    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`, which
     reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
-    done = (step - peak) / max(1, max_steps - 1 - peak)  # from 0 at the peak to 1 at the last update
-    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
+    done = (step - peak) / max(1, max_steps - 1 - peak)  # 0 at the peak, 1 at the last update
+    if schedule == 'cosine':
+        left = 0.5 * (1 + math.cos(math.pi * done))
+    elif schedule == 'linear':
+        left = 1 - done
+    else:
+        left = 1.0
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
@@ -224,339 +242,492 @@ def due(every):
     return every > 0 and step % every < updates_per_rollout
 
 
-def gather(value):
-    """[value of rank 0, value of rank 1, ...] on every rank."""
-    values = [value] * world_size
-    if world_size > 1:
-        dist.all_gather_object(values, value)
-    return values
+def mean(values):
+    """The mean of a list; 0 for an empty one."""
+    return sum(values) / max(1, len(values))
 
 
 def evaluate():
-    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Every rank does its share."""
-    metrics = {}
-    mine = eval_rows[rank::world_size]
+    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    my_rows = eval_rows[rank::world_size]
     with autocast:
-        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
-                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, c['ids']) for (c,) in completions]
-    judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
-    for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
-        tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
-    verdicts = sum(gather([(p['difficulty'], *verdict) for p, verdict in zip(mine, judged)]), [])
-    if verdicts:
-        metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
-        metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
-        for level in levels(d for d, *_ in verdicts):
-            scores = [v for d, v, _ in verdicts if d == level]
-            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
+        groups = generate(policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
+                          kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    texts = [completion_text(tokenizer, completion['ids']) for (completion,) in groups]
+    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
+
+    results = []  # (difficulty, reward, whether the verifier gave up) of each row
+    for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
+        if rank == 0 and len(results) < 3:
+            tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+        results.append((row['difficulty'], reward, gave_up))
+    results = sum(gather(results), [])
+
+    metrics = {'eval/pass@1': mean([reward for _, reward, _ in results]),
+               'eval/gave_up': sum(gave_up for _, _, gave_up in results)}
+    for level in levels(difficulty for difficulty, _, _ in results):
+        rewards = [reward for difficulty, reward, _ in results if difficulty == level]
+        metrics[f'eval/pass@1/{level}'] = mean(rewards)
     return metrics
 
 
-def rollout(indices, first):
-    """Groups of these prompts, in their order, on every rank; each rank samples and judges its share.
-
-    A group: prompt, completions, texts, rewards and advantages (group_size,), spread (do rewards differ).
-    `first` is the first prompt's place in the order: with `seed` it fixes what is sampled, on any rank."""
-    mine = range(len(indices))[rank::world_size]
-    rows = [prompts[indices[i]] for i in mine]
-    # a hybrid's prefix and its sampling come from its place in the order, as those of the others do
-    places = [(first + i, j) for i in mine for j in range(n_prefix)]
-    hosts = [row for row in rows for _ in range(n_prefix)]
-    left = 0.5 * (1 + math.cos(math.pi * min(1, step / prefix_steps)))
-    shortest = prefix_low_end + left * (prefix_low - prefix_low_end)
-    prefixes = []
-    for host, (place, j) in zip(hosts, places):
-        share = random_stream(seed, 'prefix', place, j).uniform(shortest, prefix_high)
-        said = without_end(host['demonstration'] or [])
-        # the last token is the model's to say, and the end of turn
-        length = min(math.floor(share * len(said)), len(said) - 1)
-        prefixes.append(said[:max(0, length)])
-    with autocast:
-        hybrids = generate(lm, [row['ids'] + shown for row, shown in zip(hosts, prefixes)], 1, max_new_tokens,
-                           temperature, stops, [(seed, 'hybrid', *place) for place in places], kv_cache_gb)
-        completions = generate(lm, [p['ids'] for p in rows], n_free, max_new_tokens, temperature, stops,
-                               [(seed, 'rollout', first + i) for i in mine], kv_cache_gb,
-                               progress='rollout' if rank == 0 else None)
-    for k, (shown, (c,)) in enumerate(zip(prefixes, hybrids)):
-        completions[k // n_prefix].append({**c, 'ids': shown + c['ids'], 'shown': len(shown),
-                                           'logprobs': torch.cat([torch.zeros(len(shown)), c['logprobs']])})
-    written = [[completion_text(tokenizer, c['ids']) for c in g] for g in completions]
-    asked = [(p['kind'], text, p['truth']) for p, texts in zip(rows, written) for text in texts]
-    verdicts = iter(verify_all(asked))
-    groups = {}
-    for i, prompt, group, texts in zip(mine, rows, completions, written):
-        judged = [next(verdicts) for _ in texts]  # (reward, whether the verifier gave up)
-        rewards = torch.tensor([reward for reward, _ in judged])
-        advantages = rewards - rewards[:n_free if prefix_baseline == 'free' else group_size].mean()
-        if advantage_std:
-            advantages /= rewards.std() + 1e-4
-        groups[i] = {'prompt': prompt, 'completions': group, 'texts': texts, 'rewards': rewards,
-                     'advantages': advantages, 'spread': bool((rewards != rewards[0]).any()),
-                     'gave_up': sum(given_up for _, given_up in judged)}
-    everyones = {i: group for share in gather(groups) for i, group in share.items()}
-    return [everyones[i] for i in range(len(indices))]
+# --- rollout, reward, advantage -----------------------------------------------
+n_free = group_size - n_prefix  # completions of a group that start without a prefix
 
 
-def trained_completions(groups):
-    """[(prompt ids, completion, advantage)] of the completions of these groups that are trained on."""
-    return [(group['prompt']['ids'], completion, group['advantages'][i])
-            for group in groups for i, completion in enumerate(group['completions'])
-            if completion['stopped'] or not mask_truncated]
+@dataclass
+class Completion:
+    """A completion on its way to the loss: P prefix tokens, then T sampled ones."""
+    prompt_ids: list  # one list for the whole group, so that its prompt is computed once
+    is_hybrid: bool  # whether it starts with a piece of the demonstration
+    prefix_ids: list  # (P,) that piece; of a free completion []
+    sampled_ids: list  # (T,) with the stop token; text is never encoded again
+    sampler_logprobs: torch.Tensor  # (T,) when they were sampled
+    stopped: bool  # False: cut at max_new_tokens
+    text: str  # what the verifier reads, the prefix included
+    reward: float = 0.0  # from 0 to 1
+    gave_up: bool = False  # the verifier gave no verdict; the reward is then 0
+    advantage: torch.Tensor | float = 0.0  # one number, or (P + T,): one for each token
+
+    @property
+    def ids(self):
+        """All that comes after the prompt (P + T,)."""
+        return self.prefix_ids + self.sampled_ids
 
 
-def micro_batches_of(groups, rollout_groups=None, n_updates=1):
-    """This rank's packed micro-batches of these groups, with each scored token's advantage and loss weight.
+@dataclass
+class Group:
+    """All completions of one prompt."""
+    prompt: dict  # see rl_prompts; 'demonstration' as add_demonstrations leaves it
+    completions: list  # n_free free ones, then n_prefix hybrids
+    has_spread: bool = False  # whether the rewards differ; without it there is nothing to learn
 
-    The weight is 1 / denominator over all ranks' completions, so that the loss is one sum. `groups` are the
-    share of one of `n_updates` updates on `rollout_groups` (all of it, if left out). The denominator is the
-    rollout's, divided by n_updates: a completion weighs the same in a smaller share and in a larger one. A
-    prompt is computed once for as many of its completions as fit a micro-batch. A rank without completions
-    gets one empty micro-batch: it must still take part in the gradient's all-reduce."""
-    docs, rollout_docs = trained_completions(groups), trained_completions(rollout_groups or groups)
-    total_tokens = sum(len(c['ids']) for _, c, _ in rollout_docs) / n_updates
-    total_sequences = len(rollout_docs) / n_updates
-    # Without an advantage a completion has no gradient and need not be computed, as long as every term of the
-    # loss is multiplied by the advantage. The KL is not. A term of your own that is not (an entropy bonus)
-    # needs all completions too: make this True.
-    needs_all = beta > 0
-    docs = [doc for doc in docs if doc[2] != 0 or needs_all]
-    # parts of groups, small enough for a micro-batch and for an even share of every rank
-    room = min(micro_batch_tokens, sum(len(p) + len(c['ids']) for p, c, _ in docs) / (2 * world_size))
-    parts, sizes = [], []
-    for prompt, completion, advantage in docs:
-        size = len(completion['ids'])
-        if not parts or parts[-1][0][0] is not prompt or sizes[-1] + size > room:
-            parts.append([])
-            sizes.append(len(prompt))
-        parts[-1].append((prompt, completion, advantage))
-        sizes[-1] += size
-    mine = split_by_work(sizes, world_size)[rank]
-    micro_batches = []
-    for members in pack([sizes[i] for i in mine], micro_batch_tokens) or [[]]:
-        part = [doc for i in members for doc in parts[mine[i]]]
-        micro = collate([(c['ids'], [True] * len(c['ids']), p) for p, c, _ in part])
-        lengths = torch.tensor([len(c['ids']) for _, c, _ in part], dtype=torch.float32)
-        denominator = {'tokens': total_tokens, 'sequences': lengths * total_sequences,
-                       'constant': max_new_tokens * total_sequences}[loss_denominator]
-        micro['shown'] = torch.cat([torch.empty(0), *(
-            torch.arange(len(c['ids'])) < c.get('shown', 0) for _, c, _ in part)]).bool()  # not sampled
-        micro['weight'] = (torch.ones(len(part)) / denominator)[micro['doc']]  # (N,) of every scored token
-        micro['advantage'] = torch.tensor([a for _, _, a in part])[micro['doc']]
-        micro['sampler_logprobs'] = torch.cat([torch.empty(0), *(c['logprobs'] for _, c, _ in part)])
-        micro_batches.append({key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()})
-    return micro_batches
+
+def advantages_of(rewards):
+    """Advantages (group_size,) of the completions of one prompt, by their rewards (group_size,)."""
+    baseline = rewards[:n_free] if prefix_baseline == 'free' else rewards
+    advantages = rewards - baseline.mean()
+    if advantage_std:
+        # equation 3; 1e-4 keeps a group of equal rewards at 0
+        advantages = advantages / (rewards.std() + 1e-4)
+    return advantages
 
 
 def without_end(demonstration):
-    """The demonstration's token ids without the end of turn, which one that was cut does not have."""
-    return demonstration[:-1] if demonstration and demonstration[-1] in stops else demonstration
+    """A demonstration's token ids without the end of the turn, [] for None.
+
+    A demonstration that was cut at max_length has no end of the turn.
+    """
+    ids = demonstration or []
+    return ids[:-1] if ids and ids[-1] in stops else ids
 
 
-def highest_entropy(entropy, shown, doc):
-    """Bool (N,): of each document's shown tokens the share `prefix_entropy` (rounded up) of most entropy."""
-    kept = torch.zeros_like(shown)
-    for d in doc[shown].unique():
-        at = (shown & (doc == d)).nonzero()[:, 0]
-        kept[at[entropy[at].topk(math.ceil(prefix_entropy * len(at) - 1e-9)).indices]] = True
+def draw_prefix(prompt, place, member):
+    """The piece of the prompt's demonstration with which a hybrid starts, as token ids.
+
+    Its share of the demonstration is drawn evenly between the shortest one, which goes down from
+    prefix_low to prefix_low_end in a cosine over prefix_steps, and prefix_high.
+    """
+    left = 0.5 * (1 + math.cos(math.pi * min(1, step / prefix_steps)))  # 1 at first, 0 at last
+    shortest = prefix_low_end + left * (prefix_low - prefix_low_end)
+    share = random_stream(seed, 'prefix', place, member).uniform(shortest, prefix_high)
+    demonstration = without_end(prompt['demonstration'])
+    # the last token is left to the model, and so is the end of the turn
+    length = min(math.floor(share * len(demonstration)), len(demonstration) - 1)
+    return demonstration[:max(0, length)]
+
+
+def sample_hybrids(my_prompts, my_places):
+    """n_prefix hybrids of each of these prompts, as a list of Completions for each prompt.
+
+    A hybrid's prefix and what is sampled after it depend on the prompt's place in the row order, as
+    free completions do.
+    """
+    prefixes = []
+    seeds = []
+    all_ids = []
+    for prompt, place in zip(my_prompts, my_places):
+        for member in range(n_prefix):
+            prefix = draw_prefix(prompt, place, member)
+            prefixes.append(prefix)
+            seeds.append((seed, 'hybrid', place, member))
+            all_ids.append(prompt['ids'] + prefix)
+    with autocast:
+        sampled = generate(policy.model, all_ids, 1, max_new_tokens, temperature, stops, seeds,
+                           kv_cache_gb)
+    hybrids = []
+    for i, prompt in enumerate(my_prompts):
+        of_prompt = slice(i * n_prefix, (i + 1) * n_prefix)
+        hybrids.append([
+            new_completion(prompt, sample, prefix, is_hybrid=True)
+            for prefix, (sample,) in zip(prefixes[of_prompt], sampled[of_prompt])])
+    return hybrids
+
+
+def new_completion(prompt, sample, prefix_ids, is_hybrid):
+    """A Completion of what generate sampled after a prompt and a prefix."""
+    text = completion_text(tokenizer, prefix_ids + sample['ids'])
+    return Completion(prompt['ids'], is_hybrid, prefix_ids, sample['ids'], sample['logprobs'],
+                      sample['stopped'], text)
+
+
+def rollout(indices, first_place):
+    """Samples and judges group_size completions of each of these prompts; every rank gets all Groups.
+
+    n_prefix of a group are hybrids, the others are free.
+
+    `first_place` is the first prompt's place in the row order. Places and `seed` decide what is
+    sampled, so that it is the same on any number of ranks.
+    """
+    # each rank samples the completions of its share of the prompts
+    my_places = range(len(indices))[rank::world_size]
+    my_prompts = [prompts[indices[place]] for place in my_places]
+    seeds = [(seed, 'rollout', first_place + place) for place in my_places]
+    hybrids = sample_hybrids(my_prompts, [first_place + place for place in my_places])
+    with autocast:
+        sampled = generate(policy.model, [prompt['ids'] for prompt in my_prompts], n_free,
+                           max_new_tokens, temperature, stops, seeds, kv_cache_gb,
+                           progress='rollout' if rank == 0 else None)
+    my_groups = []
+    for prompt, samples, of_prompt in zip(my_prompts, sampled, hybrids):
+        free = [new_completion(prompt, sample, [], is_hybrid=False) for sample in samples]
+        my_groups.append(Group(prompt, free + of_prompt))
+
+    judge(my_groups)
+    for group in my_groups:
+        rewards = torch.tensor([completion.reward for completion in group.completions])  # (G,)
+        group.has_spread = bool((rewards != rewards[0]).any())
+        for completion, advantage in zip(group.completions, advantages_of(rewards)):
+            completion.advantage = advantage
+
+    # rank r has the groups at the places r, r + world_size, ...
+    groups = [None] * len(indices)
+    for r, share in enumerate(gather(my_groups)):
+        groups[r::world_size] = share
+    return groups
+
+
+def judge(groups):
+    """Sets the rewards of all completions. One call of the verifier, which may use all cores."""
+    tasks = []  # (completion, (kind of verifier, text, truth))
+    for group in groups:
+        kind, truth = group.prompt['kind'], group.prompt['truth']
+        for completion in group.completions:
+            tasks.append((completion, (kind, completion.text, truth)))
+    verdicts = verify_all([task for _, task in tasks])
+    for (completion, _), (reward, gave_up) in zip(tasks, verdicts):
+        completion.reward = reward
+        completion.gave_up = gave_up
+
+
+def sample_groups():
+    """prompts_per_step Groups for the next updates, and all Groups that were sampled for them.
+
+    With resample_rounds, fresh prompts take the places of groups without spread (DAPO's dynamic
+    sampling, arXiv 2503.14476): where all rewards are equal, no completion has an advantage.
+    """
+    groups, sampled_groups = [], []
+    for attempt in range(resample_rounds + 1):
+        first_place = order.position
+        fresh = rollout(order.take(prompts_per_step - len(groups)), first_place)
+        sampled_groups += fresh
+        # the last attempt takes what it gets: a step has always as many prompts
+        is_last = attempt == resample_rounds
+        groups += [group for group in fresh if group.has_spread or is_last]
+        if len(groups) == prompts_per_step:
+            break
+    return groups, sampled_groups
+
+
+def rollout_metrics(groups, seconds):
+    """Log keys of a rollout of these groups, one line each."""
+    completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.ids) for completion in completions]
+    n_sampled = sum(len(completion.sampled_ids) for completion in completions)
+    # the sampler computes a prompt once for the free completions, and once for each hybrid
+    prompt_tokens = sum(len(group.prompt['ids']) * (1 + n_prefix) for group in groups)
+    prefix_shares = []  # of the demonstrations, of each hybrid
+    for group in groups:
+        demonstration = without_end(group.prompt['demonstration'])
+        for completion in group.completions:
+            if completion.is_hybrid:
+                prefix_shares.append(len(completion.prefix_ids) / max(1, len(demonstration)))
+    free_rewards = torch.tensor([c.reward for c in completions if not c.is_hybrid])
+    hybrid_rewards = torch.tensor([c.reward for c in completions if c.is_hybrid])
+    # summed in fp32, as a torch mean
+    rewards = torch.tensor([completion.reward for completion in completions])
+    return {
+        'reward/mean': rewards.mean().item(),
+        'reward/zero_std_frac': mean([not group.has_spread for group in groups]),
+        'reward/gave_up': sum(completion.gave_up for completion in completions),
+        'completion/len_mean': mean(lengths),
+        'completion/truncated_frac': mean([not completion.stopped for completion in completions]),
+        'prefix/len_frac': mean(prefix_shares),
+        'prefix/reward_free': free_rewards.mean().item(),
+        'prefix/reward_hybrid': hybrid_rewards.sum().item() / max(1, len(hybrid_rewards)),
+        'tokens/sampled': sum(lengths) + prompt_tokens,
+        'perf/gen_tok_s': n_sampled / seconds}
+
+
+# --- micro-batches ------------------------------------------------------------
+def trained_completions(groups):
+    """The completions of these groups that the loss counts."""
+    completions = [completion for group in groups for completion in group.completions]
+    if mask_truncated:
+        completions = [completion for completion in completions if completion.stopped]
+    return completions
+
+
+def micro_batches_of(groups, rollout_groups=None, n_updates=1):
+    """This rank's micro-batches of one update on `groups`, as collate_completions makes them.
+
+    `groups` are the share of one of n_updates updates on `rollout_groups` (all of them, if left
+    out). The loss is one sum over the tokens of all ranks, each with its weight, so that ranks,
+    micro-batches and packing do not change it. The totals that the weights are made of are the
+    rollout's, divided by n_updates: a completion weighs the same in a small share and a large one.
+    """
+    in_rollout = trained_completions(rollout_groups or groups)
+    total_tokens = sum(len(completion.ids) for completion in in_rollout) / n_updates
+    total_completions = len(in_rollout) / n_updates
+
+    # Without an advantage a completion has no gradient and need not be computed, as long as every
+    # term of the loss is multiplied by the advantage. The KL is not. A term of your own that is not
+    # (an entropy bonus) needs all completions too: set this to True.
+    needs_all = beta > 0
+    completions = trained_completions(groups)
+    if not needs_all:
+        completions = [c for c in completions if torch.as_tensor(c.advantage).any()]
+
+    plan = plan_micro_batches(completions, micro_batch_tokens, rank, world_size)
+    return [collate_completions(part, total_tokens, total_completions) for part in plan]
+
+
+def collate_completions(completions, total_tokens, total_completions):
+    """One micro-batch on the device: what collate makes, and for each of its N scored tokens
+    'advantage', 'weight' in the loss, 'sampler_logprobs' and 'is_prefix', all (N,). N may be 0."""
+    micro = collate([(c.ids, [True] * len(c.ids), c.prompt_ids) for c in completions])
+    weights = [torch.empty(0)]
+    advantages = [torch.empty(0)]
+    sampler_logprobs = [torch.empty(0)]
+    is_prefix = [torch.empty(0, dtype=torch.bool)]
+    for completion in completions:
+        length = len(completion.ids)
+        denominator = denominator_of(completion, total_tokens, total_completions)
+        weights.append(torch.ones(length) / denominator)
+        advantages.append(torch.as_tensor(completion.advantage).expand(length))
+        # nothing sampled a prefix: its log-probs are of no meaning, policy_loss replaces them
+        n_prefix_tokens = len(completion.prefix_ids)
+        sampler_logprobs.append(torch.zeros(n_prefix_tokens))
+        sampler_logprobs.append(completion.sampler_logprobs)
+        is_prefix.append(torch.arange(length) < n_prefix_tokens)
+    micro['weight'] = torch.cat(weights)
+    micro['advantage'] = torch.cat(advantages)
+    micro['sampler_logprobs'] = torch.cat(sampler_logprobs)
+    micro['is_prefix'] = torch.cat(is_prefix)
+    return {key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()}
+
+
+def denominator_of(completion, total_tokens, total_completions):
+    """What the loss of each token of a completion is divided by."""
+    if loss_denominator == 'tokens':  # mean over the tokens of the whole step (DAPO)
+        return total_tokens
+    if loss_denominator == 'sequences':  # mean over completions of their token means (GRPO)
+        return len(completion.ids) * total_completions
+    return max_new_tokens * total_completions  # 'constant': length has no influence (Dr. GRPO)
+
+
+def forward(module, micro):
+    """Log-prob and entropy (N,) of the scored tokens of a micro-batch, at sampling temperature."""
+    with autocast:
+        return module(micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
+
+
+# --- the loss -----------------------------------------------------------------
+def highest_entropy(entropy, is_prefix, doc):
+    """Bool (N,): the share prefix_entropy, rounded up, of each sequence's prefix tokens, those of
+    highest entropy. doc (N,) has the sequence of each token."""
+    kept = torch.zeros_like(is_prefix)
+    for sequence in doc[is_prefix].unique():
+        positions = (is_prefix & (doc == sequence)).nonzero()[:, 0]
+        # 1e-9, because 0.2 * 5 may be a little more than 1
+        n_kept = math.ceil(prefix_entropy * len(positions) - 1e-9)
+        highest = entropy[positions].topk(n_kept).indices
+        kept[positions[highest]] = True
     return kept
 
 
-def save_checkpoint():
-    """out_dir/state, all that resume needs, and the model in out_dir."""
-    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
-    save_state(out_dir, rank, own, {
-        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
-        'model': model, 'shard_optimizer': shard_optimizer,
-        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
-    if rank == 0:
-        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
-    gather(None)
+def policy_loss(logprobs, entropy, micro):
+    """Loss of one micro-batch, a scalar, and its statistics, {name: tensor that is summed up}.
+
+    logprobs and entropy (N,) are the current policy's, of the scored tokens.
+    """
+    # the policy before the first update on this rollout: with one update it is the current one
+    old_logprobs = micro.get('old_logprobs', logprobs.detach())  # (N,)
+    sampler_logprobs = micro['sampler_logprobs']  # (N,)
+    # Nothing sampled a prefix: its reference policy is the current one in every update. Its ratio is
+    # then 1 and is never clipped, and the ratio's gradient is grad log pi, as SFT's.
+    is_prefix = micro['is_prefix']  # (N,)
+    old_logprobs = torch.where(is_prefix, logprobs.detach(), old_logprobs)
+    sampler_logprobs = torch.where(is_prefix, logprobs.detach(), sampler_logprobs)
+    weight = micro['weight']  # (N,)
+    advantage = micro['advantage']  # (N,)
+    if importance_cap > 0:
+        # sampler and trainer round differently: truncated importance weights make up for it
+        correction = torch.exp(old_logprobs - sampler_logprobs)
+        weight = weight * correction.clamp(max=importance_cap)
+
+    # equation 3: the minimum is the mask, it has no gradient where the clipped side is smaller
+    ratio = torch.exp(logprobs - old_logprobs)  # its gradient is grad pi / pi_old
+    unclipped = ratio * advantage
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
+    objective = torch.min(unclipped, clipped)
+
+    # equation 4, times the ratio, which makes its gradient the KL's; expm1 keeps small digits
+    k3 = torch.zeros_like(logprobs)
+    if reference is not None:
+        difference = micro['ref_logprobs'] - logprobs
+        k3 = ratio * (torch.expm1(difference) - difference)
+        k3 = k3 * ~is_prefix  # prefixes are not in the KL
+
+    # of a prefix only the tokens that the policy is least sure of are learned
+    mask = ~is_prefix | highest_entropy(entropy, is_prefix, micro['doc'])
+    loss = -(weight * mask * (objective - beta * k3)).sum()
+    # how hard each token pulls: |weight * advantage * d log pi / d its logit|
+    pull = (weight * mask * advantage * torch.expm1(logprobs.detach())).abs()
+    statistics = {
+        'loss': loss,
+        'pull': pull,
+        'prefix_pull': pull * is_prefix,
+        # of sampled tokens
+        'scored': ~is_prefix,
+        'entropy': entropy * ~is_prefix,
+        'kl': k3,
+        'clipped': clipped < unclipped,
+        'mismatch': (old_logprobs - sampler_logprobs).abs()}
+    return loss, statistics
 
 
-# --- resume, logging ----------------------------------------------------------
-step = samples = tokens = skipped = 0
-wandb_id = None
-if resume:
-    raw.load_state_dict(saved['weights'])
-    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
-    own_optimizer = getattr(optimizer, 'optim', optimizer)
-    own_optimizer.load_state_dict({**own, 'param_groups': own_optimizer.state_dict()['param_groups']})
-    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
-    wandb_id = saved['wandb_id']
-    if rank == 0:
-        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+def accumulate_gradients(micro_batches):
+    """Adds the loss's gradient to the parameters; returns this rank's sums of the statistics."""
+    totals = {}
+    for i, micro in enumerate(micro_batches):
+        # DDP reduces gradients over the ranks in the backward pass of the last micro-batch alone
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last or world_size == 1 else ddp.no_sync():
+            logprobs, entropy = forward(ddp, micro)
+            loss, statistics = policy_loss(logprobs, entropy, micro)
+            # DDP averages over the ranks, but the loss is a sum over their tokens
+            (loss * world_size).backward()
+        statistics['computed'] = torch.ones_like(micro['ids'])  # tokens, prompts included
+        for key, value in statistics.items():
+            totals[key] = totals.get(key, 0) + value.detach().double().sum()
+    return {key: total.item() for key, total in totals.items()}
+
+
+# --- resume, log --------------------------------------------------------------
+step, samples, tokens = restore(saved, policy, optimizer, order)
+skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
-    os.makedirs(out_dir, exist_ok=True)
-    if overwrite and not resume:
-        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
-        open(log_path, 'w').close()
-    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
-        json.dump({'script': sys.argv[0], **config}, f, indent=1)
-    if wandb_log:
-        import wandb
-        wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
-                              dir=out_dir, id=wandb_id, resume='allow').id
-    n = sum(p.numel() for p in lm.parameters())
-    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
+    n_parameters = sum(p.numel() for p in policy.parameters())
+    print(f'{n_parameters:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
-bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
-stopping = catch_stop()
-
-
-def log(metrics):
-    """One line of log.jsonl and wandb, and one on the console."""
-    global wandb_log
-    os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
-    with open(log_path, 'a') as f:
-        f.write(json.dumps(metrics) + '\n')
-    if wandb_log:
-        try:
-            wandb.log(metrics, step=metrics['step'])
-        except Exception as error:  # wandb only mirrors log.jsonl: its troubles must not end a run
-            wandb_log = False
-            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
-    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
-        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
-        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
-                             for key, value in shown.items()))
-
+log = Log(config, max_steps, saved)
+stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights, whose checkpoint is written: what fails here costs no step
+    # evaluate these weights; their checkpoint is written, so that an error here costs no step
     if eval_rows and (step >= max_steps or due(eval_every)):
-        scores = evaluate()
-        if rank == 0:
-            log({'step': step, 'samples': samples, 'tokens': tokens, **scores})
+        log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
         break
 
-    start = time.time()
     # rollout, reward, advantage
-    rollout_start = time.time()
-    groups, seen = [], []
-    # groups whose rewards are all alike teach nothing: fresh prompts take their places (DAPO)
-    for attempt in range(resample_rounds + 1):
-        first = order.position
-        fresh = rollout(order.take(prompts_per_step - len(groups)), first)
-        seen += fresh
-        groups += [g for g in fresh if g['spread'] or attempt == resample_rounds]
-        if len(groups) == prompts_per_step:
-            break
-    rollout_seconds = time.time() - rollout_start
-    rewards = torch.cat([g['rewards'] for g in seen])
-    free, hybrid = torch.stack([g['rewards'] for g in seen]).split([n_free, n_prefix], 1)
-    completions = [c for g in seen for c in g['completions']]
-    lengths = [len(c['ids']) for c in completions]
-    generated = sum(lengths) - sum(c.get('shown', 0) for c in completions)
-    shown_shares = [c['shown'] / max(1, len(without_end(g['prompt']['demonstration'] or [])))
-                    for g in seen for c in g['completions'] if 'shown' in c]
-    step_tokens = sum(len(g['prompt']['ids']) + len(c['ids']) for g in groups for c in g['completions'])
+    start = time.time()
+    groups, sampled_groups = sample_groups()
+    rollout_seconds = time.time() - start
+    of_rollout = rollout_metrics(sampled_groups, rollout_seconds)
+    step_tokens = 0  # of all sequences, each with its prompt
+    for group in groups:
+        for completion in group.completions:
+            step_tokens += len(completion.prompt_ids) + len(completion.ids)
     tokens += step_tokens
-    metrics = {
-        'reward/mean': rewards.mean().item(),
-        'reward/zero_std_frac': sum(not g['spread'] for g in seen) / len(seen),
-        'reward/gave_up': sum(g['gave_up'] for g in seen),  # verdicts of 0 that show nothing
-        'prefix/len_frac': sum(shown_shares) / max(1, len(shown_shares)),
-        'prefix/reward_free': free.mean().item(),
-        'prefix/reward_hybrid': hybrid.sum().item() / max(1, len(shown_shares)),
-        'completion/len_mean': sum(lengths) / len(completions),
-        'completion/truncated_frac': sum(not c['stopped'] for c in completions) / len(completions),
-        'tokens/sampled': sum(lengths) + sum(len(g['prompt']['ids']) * (1 + n_prefix) for g in seen),
-        'perf/gen_tok_s': generated / rollout_seconds}
     if rank == 0 and due(sample_every):
-        for text, reward in zip(groups[0]['texts'][:3], groups[0]['rewards'].tolist()):
-            tqdm.write(f'  {reward:.0f} | {groups[0]["prompt"]["text"]!r} -> {text!r}')
+        first_group = groups[0]
+        for completion in first_group.completions[:3]:
+            tqdm.write(f'  {completion.reward:.0f} | {first_group.prompt["text"]!r} -> {completion.text!r}')
 
-    # what does not change during the updates: old log-probs (only if there are several) and the reference's
+    # each update has its share of the prompts; the last rollout makes only the updates that are left
     n_updates = min(updates_per_rollout, max_steps - step)
     shares = [groups[i::n_updates] for i in range(n_updates)]
     updates = [micro_batches_of(share, groups, n_updates) for share in shares]
+
+    # log-probs that stay as they are during the updates: before the first update, and the reference's
     for micro in sum(updates, []):
-        packed = micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents']
-        with torch.no_grad(), autocast:
+        with torch.no_grad():
             if n_updates > 1:
-                micro['old_logprobs'], _ = raw(*packed)
-            if reference:
-                micro['ref_logprobs'], _ = reference(*packed)
+                micro['old_logprobs'], _ = forward(policy, micro)
+            if reference is not None:
+                micro['ref_logprobs'], _ = forward(reference, micro)
 
     for share, micro_batches in zip(shares, updates):
         # loss, backward
-        sums = torch.zeros(9, dtype=torch.float64)  # loss, tokens computed, pulls; sampled: as grpo.py's
-        for i, micro in enumerate(micro_batches):
-            with policy.no_sync() if world_size > 1 and i < len(micro_batches) - 1 else nullcontext():
-                with autocast:
-                    logprobs, entropy = policy(
-                        micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
-                weight, sampler_logprobs = micro['weight'], micro['sampler_logprobs']
-                old_logprobs = micro.get('old_logprobs', logprobs.detach())
-                shown = micro['shown']  # nothing sampled these: their reference policy is the current one
-                old_logprobs, sampler_logprobs = (
-                    torch.where(shown, logprobs.detach(), x) for x in (old_logprobs, sampler_logprobs))
-                if importance_cap:  # truncated: the sampler's policy is not quite the trainer's
-                    sampled = torch.exp(old_logprobs - sampler_logprobs)
-                    weight = weight * sampled.clamp(max=importance_cap)
-                ratio, advantage = torch.exp(logprobs - old_logprobs), micro['advantage']  # grad pi / pi_old
-                unclipped, clipped = ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
-                objective = torch.min(unclipped, clipped)  # equation 3; the min is the mask
-                k3 = torch.zeros_like(logprobs)
-                if reference:
-                    difference = micro['ref_logprobs'] - logprobs
-                    # equation 4 (expm1 keeps small ones' digits); the ratio makes its gradient the KL's
-                    k3 = ~shown * ratio * (torch.expm1(difference) - difference)
-                mask = ~shown | highest_entropy(entropy, shown, micro['doc'])
-                loss = -(weight * mask * (objective - beta * k3)).sum()
-                (loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
-            with torch.no_grad():
-                pull = (weight * mask * advantage * torch.expm1(logprobs)).abs()
-                mismatch = (old_logprobs - sampler_logprobs).abs()
-                sums += torch.stack([x.double().sum().cpu() for x in (
-                    loss, micro['ids'] >= 0, pull * shown, pull, entropy * ~shown, k3,
-                    clipped < unclipped, mismatch, ~shown)])
+        totals = accumulate_gradients(micro_batches)
 
-        # step
-        grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
-        for group in optimizer.param_groups:
-            group['lr'] = learning_rate_at(step)
-        skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
-        if not skipped:
+        # step: an update whose gradient is not finite is skipped, on all ranks alike
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip or math.inf)
+        for parameter_group in optimizer.param_groups:
+            parameter_group['lr'] = learning_rate_at(step)
+        if grad_norm.isfinite():
+            skipped = 0
             optimizer.step()
-        # DDP's gradients live in its buckets: freed, they would be made again beside these
+        else:
+            skipped += 1
+        # DDP's gradients live in its buckets: freed, they would be allocated again beside them
         optimizer.zero_grad(set_to_none=world_size == 1)
-        step, samples = step + 1, samples + group_size * len(share)
+        step += 1
+        samples += group_size * len(share)
 
         # log
-        loss, trained, prefix_pull, pull, *means, n = sum(gather(sums)).tolist()
-        if rank == 0:
-            seconds = time.time() - start
-            means = dict(zip(('policy/entropy', 'policy/kl', 'policy/clip_frac', 'policy/mismatch'),
-                             (x / max(1, n) for x in means)))  # over the tokens that have a gradient
-            record = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': loss,
-                      'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
-                      **metrics, **means, 'tokens/trained': int(trained), 'perf/tok_s': step_tokens / seconds,
-                      'prefix/grad_frac': prefix_pull / (pull or 1),
-                      'perf/gen_frac': rollout_seconds / seconds}
-            if 'cuda' in device:
-                record['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
-            log(record)
-            bar.update()
-            metrics.pop('tokens/sampled', None)  # of several updates on a rollout the first has its cost
+        totals = sum_over_ranks(totals)
+        scored = max(1, totals['scored'])
+        seconds = time.time() - start
+        metrics = {
+            'step': step,
+            'samples': samples,
+            'tokens': tokens,
+            'loss': totals['loss'],
+            'lr': learning_rate_at(step - 1),
+            'grad_norm': grad_norm.item(),
+            'skipped': skipped,
+            **of_rollout,
+            'policy/entropy': totals['entropy'] / scored,
+            'policy/kl': totals['kl'] / scored,
+            'policy/clip_frac': totals['clipped'] / scored,
+            'policy/mismatch': totals['mismatch'] / scored,
+            'prefix/grad_frac': totals['prefix_pull'] / (totals['pull'] or 1),
+            'tokens/trained': int(totals['computed']),
+            'perf/tok_s': step_tokens / seconds,
+            'perf/gen_frac': rollout_seconds / seconds}
+        if 'cuda' in device:
+            metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+        log(metrics)
+        of_rollout.pop('tokens/sampled', None)  # its cost is in the line of the first update
         if skipped == 10:
             raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
-    # between rollouts, so that none is pending
-    asked_to_stop = any(gather(bool(stopping)))
+
+    # checkpoint, between rollouts: no completion waits for its update
+    stop_asked = any(gather(stop.asked))
     evaluation_next = bool(eval_rows) and due(eval_every)
-    if step >= max_steps or asked_to_stop or evaluation_next or due(checkpoint_every):
-        save_checkpoint()
-    if asked_to_stop:
+    if step >= max_steps or stop_asked or evaluation_next or due(checkpoint_every):
+        save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
+        if rank == 0:
+            save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
+        gather(None)  # the others wait until the model is written
+    if stop_asked:
         break
 
 # --- clean up -----------------------------------------------------------------
-bar.close()
-if rank == 0:
-    print(f'model, log.jsonl and state/ are in {out_dir}' + '; --resume=True goes on' * bool(stopping))
-if world_size > 1:
-    del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
-    dist.destroy_process_group()
+log.close()
+ddp = optimizer = None  # they hold the process group, whose threads are to end in finish()
+finish(out_dir, stop)

@@ -16,16 +16,11 @@ Deviations from the usual script: (1) the loss is a sum over supervised tokens d
 whole step, over all ranks and micro-batches, whatever the packing; (2) documents in a packed row do not see
 each other; (3) a row whose mask cannot be shown right is dropped.
 """
-import json
 import math
-import os
-import shutil
-import sys
 import time
 from contextlib import nullcontext
-from datetime import timedelta
 
-from configurator import UserError, at_least, configure
+from configurator import UserError, at_least, check_out_dir, configure
 
 # --- config -------------------------------------------------------------------
 # what and where
@@ -70,108 +65,107 @@ compile = False  # torch.compile of every layer: half a minute at first; on CPUs
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals(), max_steps=at_least(0))
-if not resume and not overwrite and os.path.exists(out_dir) and os.listdir(out_dir):
-    raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
+check_out_dir(out_dir, resume, overwrite)
 
-# --- imports --------------------------------------------------------------------
+# --- imports ------------------------------------------------------------------
 # after the settings, because they take seconds: a mistake in a flag is answered at once
 import torch
-import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import catch_stop, load_state, save_state
-from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack, random_stream
+from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack
 from data import rl_prompts, sft_examples, show_mask, split_by_work, stop_ids
 from model import Policy, check_token_ids, load_model, memory_plan, save_model
 from rollout import generate
 from rows import read_rows
+from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run
 from verify import verify_all
 
-# --- ranks, seed, device ------------------------------------------------------
-rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-if device == 'auto':
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-if dtype == 'auto':
-    dtype = 'float32' if device == 'cpu' else 'bfloat16'
-config |= {'device': device, 'dtype': dtype}  # run.json has what 'auto' became
-if device != 'cpu' and not torch.cuda.is_available():
-    raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
-if device == 'cuda':
-    device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
-if device != 'cpu':
-    torch.cuda.set_device(device)
-log_path = os.path.join(out_dir, 'log.jsonl')
-saved = own = None  # of a checkpoint: what all ranks share, and this rank's part
-if resume:
-    saved, own = load_state(out_dir, rank, world_size, model=model, shard_optimizer=shard_optimizer)
-if world_size > 1:
-    # an hour: a long rollout or a slow disk on one rank is no failure
-    dist.init_process_group('nccl' if 'cuda' in device else 'gloo', timeout=timedelta(hours=1))
-# a model from scratch is drawn from torch's own stream: the same on every rank
-torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
-# without its cache, which would keep a bf16 copy of every weight as long as autocast lasts
-autocast = torch.autocast(
-    device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16', cache_enabled=False)
+# --- run set-up ---------------------------------------------------------------
+rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
-examples, report, weighted = [], {}, []  # weighted: (passes per epoch, rows kept) of every source
-for name, weight, start, stop in sources:
-    kept, report[name] = sft_examples(rows[start:stop], tokenizer, max_length, overlong)
-    weighted.append((weight, list(range(len(examples), len(examples) + len(kept)))))
+examples = []  # of all sources, one after the other
+weighted = []  # (passes per epoch, indices into examples) of each source
+report = {}  # what was kept and dropped, for each source
+for name, passes, begin, end in sources:
+    kept, report[name] = sft_examples(rows[begin:end], tokenizer, max_length, overlong)
+    weighted.append((passes, range(len(examples), len(examples) + len(kept))))
     examples += kept
 order = Order(weighted, seed)
-max_steps = max_steps or math.ceil(len(order) * epochs / batch_size)
-eval_examples, eval_rows = [], []
+if max_steps == 0:
+    max_steps = math.ceil(len(order) * epochs / batch_size)
+
+eval_examples = []
 if eval_data:
-    eval_examples, report['eval_data: ' + eval_data] = sft_examples(
-        read_rows(eval_data)[0], tokenizer, max_length)
+    held_out, _ = read_rows(eval_data)
+    eval_examples, report[f'eval_data: {eval_data}'] = sft_examples(held_out, tokenizer, max_length)
+eval_rows = []
 if eval_prompts:
-    eval_rows, report['eval_prompts: ' + eval_prompts] = rl_prompts(
-        read_rows(eval_prompts)[0], tokenizer, max_length, verifier, instruction)
+    held_out, _ = read_rows(eval_prompts)
+    eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
+        held_out, tokenizer, max_length, verifier, instruction)
 has_evaluation = bool(eval_examples or eval_rows)
+
 if rank == 0:
-    print('\n'.join(f'{name}: {format_report(counts)}' for name, counts in report.items()))
-    print('first row, what is trained in [[ ]]:\n' + show_mask(examples[0], tokenizer))
+    for name, counts in report.items():
+        print(f'{name}: {format_report(counts)}')
+    print('first row, what is trained in [[ ]]:')
+    print(show_mask(examples[0], tokenizer))
 
 # --- model --------------------------------------------------------------------
-lm = load_model(model, device)
-check_token_ids(lm, tokenizer, examples + eval_examples + eval_rows)
+policy = Policy(load_model(model, device))
+check_token_ids(policy.model, tokenizer, examples + eval_examples + eval_rows)
 if activation_checkpointing:
-    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+    policy.model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
-    for layer in lm.base_model.layers:
+    for layer in policy.model.base_model.layers:
         layer.compile(dynamic=True)
-raw = policy = Policy(lm)
+
+# the policy as the loss calls it: with several ranks its backward averages their gradients
+ddp = policy
 if world_size > 1:
-    policy = DistributedDataParallel(raw, gradient_as_bucket_view=True, broadcast_buffers=False)
+    ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+
 if rank == 0:
-    plan = memory_plan(lm.config, world_size, micro_batch_tokens, activation_checkpointing, shard_optimizer,
-                       dtype == 'bfloat16', kv_cache_gb=kv_cache_gb,
-                       rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
-    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {value:.3g}' for key, value in plan.items()))
+    plan = memory_plan(
+        policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
+        shard_optimizer, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
+        rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in plan.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
-groups = [{'params': [p for p in raw.parameters() if p.dim() >= 2], 'weight_decay': weight_decay},
-          {'params': [p for p in raw.parameters() if p.dim() < 2], 'weight_decay': 0.0}]
+# weight decay is for matrices; norms and biases are vectors
+matrices = [p for p in policy.parameters() if p.dim() >= 2]
+vectors = [p for p in policy.parameters() if p.dim() < 2]
+parameter_groups = [{'params': matrices, 'weight_decay': weight_decay},
+                    {'params': vectors, 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-shard = world_size > 1 and shard_optimizer
-adamw = torch.optim.AdamW
-optimizer = ZeroRedundancyOptimizer(groups, adamw, **adam) if shard else adamw(groups, **adam)
+if world_size > 1 and shard_optimizer:
+    # each rank holds the moments of its share of the parameters (ZeRO stage 1)
+    optimizer = ZeroRedundancyOptimizer(parameter_groups, torch.optim.AdamW, **adam)
+else:
+    optimizer = torch.optim.AdamW(parameter_groups, **adam)
 
 
 def learning_rate_at(step):
-    """Of update `step`, counted from 0: a linear warm-up to learning_rate, then `schedule`, which
+    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`, which
     reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
-    done = (step - peak) / max(1, max_steps - 1 - peak)  # from 0 at the peak to 1 at the last update
-    left = {'cosine': 0.5 * (1 + math.cos(math.pi * done)), 'linear': 1 - done, 'constant': 1.0}[schedule]
+    done = (step - peak) / max(1, max_steps - 1 - peak)  # 0 at the peak, 1 at the last update
+    if schedule == 'cosine':
+        left = 0.5 * (1 + math.cos(math.pi * done))
+    elif schedule == 'linear':
+        left = 1 - done
+    else:
+        left = 1.0
     return min_learning_rate + left * (learning_rate - min_learning_rate)
 
 
@@ -181,169 +175,179 @@ def due(every):
     return every > 0 and step % every == 0
 
 
-def gather(value):
-    """[value of rank 0, value of rank 1, ...] on every rank."""
-    values = [value] * world_size
-    if world_size > 1:
-        dist.all_gather_object(values, value)
-    return values
+def mean(values):
+    """The mean of a list; 0 for an empty one."""
+    return sum(values) / max(1, len(values))
 
 
-def evaluate():
-    """Greedy pass@1 on eval_rows, also by difficulty, and the token-mean loss on eval_examples, as log keys.
-    Every rank does its share."""
-    metrics = {}
-    mine = eval_rows[rank::world_size]
+def evaluate_prompts():
+    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    my_rows = eval_rows[rank::world_size]
     with autocast:
-        completions = generate(lm, [p['ids'] for p in mine], 1, max_new_tokens, 0.0, stops,
-                               kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, c['ids']) for (c,) in completions]
-    judged = verify_all([(p['kind'], text, p['truth']) for p, text in zip(mine, texts)])
-    for p, text, (reward, _) in list(zip(mine, texts, judged))[:3 * (rank == 0)]:
-        tqdm.write(f'  {reward:.0f} | {p["text"]!r} -> {text!r}, truth {p["truth"]}')
-    verdicts = sum(gather([(p['difficulty'], *verdict) for p, verdict in zip(mine, judged)]), [])
-    if verdicts:
-        metrics['eval/pass@1'] = sum(v for _, v, _ in verdicts) / len(verdicts)
-        metrics['eval/gave_up'] = sum(given_up for *_, given_up in verdicts)  # 0 for want of a verdict
-        for level in levels(d for d, *_ in verdicts):
-            scores = [v for d, v, _ in verdicts if d == level]
-            metrics[f'eval/pass@1/{level}'] = sum(scores) / len(scores)
-    loss, mine = 0.0, eval_examples[rank::world_size]
-    for rows in pack([len(e['ids']) for e in mine], micro_batch_tokens):
-        micro = collate([(mine[i]['ids'], mine[i]['mask']) for i in rows])
-        with torch.no_grad(), autocast:
-            logprobs, _ = raw(micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
-        loss -= logprobs.double().sum().item()
-    if eval_examples:
-        metrics['eval/loss'] = sum(gather(loss)) / sum(int(e['mask'].sum()) for e in eval_examples)
+        groups = generate(policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
+                          kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    texts = [completion_text(tokenizer, completion['ids']) for (completion,) in groups]
+    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
+
+    results = []  # (difficulty, reward, whether the verifier gave up) of each row
+    for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
+        if rank == 0 and len(results) < 3:
+            tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+        results.append((row['difficulty'], reward, gave_up))
+    results = sum(gather(results), [])
+
+    metrics = {'eval/pass@1': mean([reward for _, reward, _ in results]),
+               'eval/gave_up': sum(gave_up for _, _, gave_up in results)}
+    for level in levels(difficulty for difficulty, _, _ in results):
+        rewards = [reward for difficulty, reward, _ in results if difficulty == level]
+        metrics[f'eval/pass@1/{level}'] = mean(rewards)
     return metrics
 
 
-def save_checkpoint():
-    """out_dir/state, all that resume needs, and the model in out_dir."""
-    own = getattr(optimizer, 'optim', optimizer).state_dict()  # a ZeRO optimizer's own shard
-    save_state(out_dir, rank, own, {
-        'weights': raw.state_dict(), 'step': step, 'samples': samples, 'tokens': tokens,
-        'position': order.position, 'world_size': world_size, 'wandb_id': wandb_id,
-        'model': model, 'shard_optimizer': shard_optimizer,
-        'log_bytes': rank == 0 and os.path.getsize(log_path)}, lambda: gather(None))
-    if rank == 0:
-        save_model(lm, tokenizer, out_dir, stops, getattr(torch, dtype))
-    gather(None)
+def evaluate_loss():
+    """The token-mean loss on eval_examples. Each rank does its share."""
+    loss = 0.0
+    for micro in pack_examples(eval_examples[rank::world_size]):
+        with torch.no_grad():
+            logprobs, _ = forward(policy, micro)
+        loss -= logprobs.double().sum().item()
+    return sum(gather(loss)) / supervised_tokens_of(eval_examples)
 
 
-# --- resume, logging ----------------------------------------------------------
-step = samples = tokens = skipped = 0
-wandb_id = None
-if resume:
-    raw.load_state_dict(saved['weights'])
-    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are those of today's settings
-    own_optimizer = getattr(optimizer, 'optim', optimizer)
-    own_optimizer.load_state_dict({**own, 'param_groups': own_optimizer.state_dict()['param_groups']})
-    step, samples, tokens, order.position = (saved[key] for key in ('step', 'samples', 'tokens', 'position'))
-    wandb_id = saved['wandb_id']
-    if rank == 0:
-        os.truncate(log_path, saved['log_bytes'])  # steps after the checkpoint are made again
+def evaluate():
+    """Log keys of what can be evaluated: pass@1 on eval_rows, the loss on eval_examples."""
+    metrics = {}
+    if eval_rows:
+        metrics |= evaluate_prompts()
+    if eval_examples:
+        metrics['eval/loss'] = evaluate_loss()
+    return metrics
+
+
+# --- micro-batches ------------------------------------------------------------
+def supervised_tokens_of(examples):
+    """How many tokens of these examples the loss counts."""
+    return sum(int(example['mask'].sum()) for example in examples)
+
+
+def micro_batches_of(batch):
+    """This rank's micro-batches of a step's examples."""
+    # every rank makes the same plan: shares of near-equal tokens
+    shares = split_by_work([len(example['ids']) for example in batch], world_size)
+    # a rank without rows gets one empty micro-batch: it must still take part in the all-reduce
+    return pack_examples([batch[i] for i in shares[rank]]) or [to_device(collate([]))]
+
+
+def pack_examples(examples):
+    """Micro-batches on the device, none over micro_batch_tokens but for a longer example alone."""
+    micro_batches = []
+    for members in pack([len(example['ids']) for example in examples], micro_batch_tokens):
+        documents = [(examples[i]['ids'], examples[i]['mask']) for i in members]
+        micro_batches.append(to_device(collate(documents)))
+    return micro_batches
+
+
+def to_device(micro):
+    return {key: x.to(device) if torch.is_tensor(x) else x for key, x in micro.items()}
+
+
+def forward(module, micro):
+    """Log-prob and entropy (N,) of the supervised tokens of a micro-batch."""
+    with autocast:
+        return module(micro['ids'], micro['lengths'], micro['index'])
+
+
+# --- the loss -----------------------------------------------------------------
+def accumulate_gradients(micro_batches, supervised_tokens):
+    """Adds the loss's gradient to the parameters; returns this rank's part of the loss.
+
+    `supervised_tokens` are those of the whole step, on all ranks: the loss is one sum divided by
+    them, so that ranks, micro-batches and packing do not change it.
+    """
+    total = torch.zeros((), device=device)
+    for i, micro in enumerate(micro_batches):
+        # DDP reduces gradients over the ranks in the backward pass of the last micro-batch alone
+        is_last = i == len(micro_batches) - 1
+        with nullcontext() if is_last or world_size == 1 else ddp.no_sync():
+            logprobs, _ = forward(ddp, micro)
+            # the reference policy is the current one: 1/pi * grad pi = grad log pi, advantage 1
+            loss = -logprobs.sum() / supervised_tokens
+            # DDP averages over the ranks, but the loss is a sum over their tokens
+            (loss * world_size).backward()
+        total += loss.detach()
+    return total.item()
+
+
+# --- resume, log --------------------------------------------------------------
+step, samples, tokens = restore(saved, policy, optimizer, order)
+skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
-    os.makedirs(out_dir, exist_ok=True)
-    if overwrite and not resume:
-        shutil.rmtree(os.path.join(out_dir, 'state'), ignore_errors=True)
-        open(log_path, 'w').close()
-    with open(os.path.join(out_dir, 'run.json'), 'w') as f:
-        json.dump({'script': sys.argv[0], **config}, f, indent=1)
-    if wandb_log:
-        import wandb
-        wandb_id = wandb.init(project=wandb_project, name=os.path.basename(out_dir), config=config,
-                              dir=out_dir, id=wandb_id, resume='allow').id
-    n = sum(p.numel() for p in lm.parameters())
-    print(f'{n:,} parameters, {world_size} x {device}, {max_steps} steps of '
+    n_parameters = sum(p.numel() for p in policy.parameters())
+    print(f'{n_parameters:,} parameters, {world_size} x {device}, {max_steps} steps of '
           f'{batch_size} sequences, {len(order)} rows an epoch')
-bar = tqdm(total=max_steps, initial=step, disable=None if rank == 0 else True, unit='step')
-stopping = catch_stop()
-
-
-def log(metrics):
-    """One line of log.jsonl and wandb, and one on the console."""
-    global wandb_log
-    os.makedirs(out_dir, exist_ok=True)  # deleted under a run: what comes from here on is kept
-    with open(log_path, 'a') as f:
-        f.write(json.dumps(metrics) + '\n')
-    if wandb_log:
-        try:
-            wandb.log(metrics, step=metrics['step'])
-        except Exception as error:  # wandb only mirrors log.jsonl: its troubles must not end a run
-            wandb_log = False
-            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
-    if metrics['step'] % log_every == 0 or any(key.startswith('eval/') for key in metrics):
-        shown = {key: value for key, value in metrics.items() if not key.startswith('eval/pass@1/')}
-        tqdm.write('  '.join(f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
-                             for key, value in shown.items()))
-
+log = Log(config, max_steps, saved)
+stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights, whose checkpoint is written: what fails here costs no step
+    # evaluate these weights; their checkpoint is written, so that an error here costs no step
     if has_evaluation and (step >= max_steps or step > 0 and due(eval_every)):
-        scores = evaluate()
-        if rank == 0:
-            log({'step': step, 'samples': samples, 'tokens': tokens, **scores})
+        log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
         break
 
     start = time.time()
-    # the plan is made from the whole step's rows, the same on every rank; each takes its share of the work
     batch = [examples[i] for i in order.take(batch_size)]
-    step_tokens = sum(len(e['ids']) for e in batch)
-    supervised = sum(int(e['mask'].sum()) for e in batch)  # the GLOBAL denominator
-    mine = [batch[i] for i in split_by_work([len(e['ids']) for e in batch], world_size)[rank]]
-    bins = pack([len(e['ids']) for e in mine], micro_batch_tokens) or [[]]  # without rows it still takes part
+    step_tokens = sum(len(example['ids']) for example in batch)
 
     # loss, backward
-    loss = torch.zeros((), device=device)
-    for i, rows in enumerate(bins):
-        micro = collate([(mine[j]['ids'], mine[j]['mask']) for j in rows])
-        with policy.no_sync() if world_size > 1 and i < len(bins) - 1 else nullcontext():
-            with autocast:
-                logprobs, _ = policy(micro['ids'].to(device), micro['lengths'], micro['index'].to(device))
-                micro_loss = -logprobs.sum() / supervised  # mask x 1/pi x 1 x grad pi = grad log pi
-            (micro_loss * world_size).backward()  # DDP averages over ranks, the loss is a sum
-        loss += micro_loss.detach()
+    loss = accumulate_gradients(micro_batches_of(batch), supervised_tokens_of(batch))
 
-    # step
-    grad_norm = torch.nn.utils.clip_grad_norm_(raw.parameters(), grad_clip or math.inf)
-    for group in optimizer.param_groups:
-        group['lr'] = learning_rate_at(step)
-    skipped = 0 if grad_norm.isfinite() else skipped + 1  # in a row, on all ranks alike
-    if not skipped:
+    # step: an update whose gradient is not finite is skipped, on all ranks alike
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip or math.inf)
+    for parameter_group in optimizer.param_groups:
+        parameter_group['lr'] = learning_rate_at(step)
+    if grad_norm.isfinite():
+        skipped = 0
         optimizer.step()
-    # DDP's gradients live in its buckets: freed, they would be made again beside these
+    else:
+        skipped += 1
+    # DDP's gradients live in its buckets: freed, they would be allocated again beside them
     optimizer.zero_grad(set_to_none=world_size == 1)
-    step, samples, tokens = step + 1, samples + batch_size, tokens + step_tokens
+    step += 1
+    samples += batch_size
+    tokens += step_tokens
 
-    # log, checkpoint
-    losses = gather(loss.item())
-    if rank == 0:
-        seconds = time.time() - start
-        metrics = {'step': step, 'samples': samples, 'tokens': tokens, 'loss': sum(losses),
-                   'lr': learning_rate_at(step - 1), 'grad_norm': grad_norm.item(), 'skipped': skipped,
-                   'perf/tok_s': step_tokens / seconds}
-        if 'cuda' in device:
-            metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
-        log(metrics)
-        bar.update()
+    # log
+    loss = sum(gather(loss))
+    seconds = time.time() - start
+    metrics = {
+        'step': step,
+        'samples': samples,
+        'tokens': tokens,
+        'loss': loss,
+        'lr': learning_rate_at(step - 1),
+        'grad_norm': grad_norm.item(),
+        'skipped': skipped,
+        'perf/tok_s': step_tokens / seconds}
+    if 'cuda' in device:
+        metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
+    log(metrics)
     if skipped == 10:
         raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
-    asked_to_stop = any(gather(bool(stopping)))
+
+    # checkpoint
+    stop_asked = any(gather(stop.asked))
     evaluation_next = has_evaluation and due(eval_every)
-    if step >= max_steps or asked_to_stop or evaluation_next or due(checkpoint_every):
-        save_checkpoint()
-    if asked_to_stop:
+    if step >= max_steps or stop_asked or evaluation_next or due(checkpoint_every):
+        save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
+        if rank == 0:
+            save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
+        gather(None)  # the others wait until the model is written
+    if stop_asked:
         break
 
 # --- clean up -----------------------------------------------------------------
-bar.close()
-if rank == 0:
-    print(f'model, log.jsonl and state/ are in {out_dir}' + '; --resume=True goes on' * bool(stopping))
-if world_size > 1:
-    del policy, optimizer  # they hold the process group: its threads end here, not at the interpreter's end
-    dist.destroy_process_group()
+log.close()
+ddp = optimizer = None  # they hold the process group, whose threads are to end in finish()
+finish(out_dir, stop)

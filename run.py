@@ -1,0 +1,384 @@
+"""What every script does alike and nobody ablates: ranks, log, checkpoint, resume, a clean stop.
+
+Plain functions and one small class, in the order in which a script calls them:
+
+    start_run          which rank this process is, its device, its process group, its checkpoint
+    gather             one value from every rank
+    restore            puts a checkpoint back into policy, optimizer and row order
+    Log                log.jsonl, wandb, the console and the progress bar
+    catch_stop         SIGTERM and Ctrl-C end a run after its step, with a checkpoint
+    save_checkpoint    all that a resumed run needs, whole on the disk or not there at all
+    finish             leaves the process group, says where the files are
+
+What a fork changes (model, optimizer, schedule, evaluation, rollout, loss, loop) is in the scripts.
+"""
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import zlib
+from contextlib import contextmanager
+from datetime import timedelta
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from configurator import RANK, UserError
+from data import random_stream
+
+
+# --- ranks and device ---------------------------------------------------------
+class Run(NamedTuple):
+    """This process and what it computes with."""
+    rank: int  # 0 to world_size - 1; rank 0 writes and prints
+    world_size: int  # processes that train together, one per GPU
+    device: str  # 'cpu' or 'cuda:N'
+    compute_dtype: torch.dtype  # of matrix products; the weights are fp32
+    autocast: torch.autocast  # the context that casts to compute_dtype
+    saved: dict | None  # a checkpoint, where the run is resumed
+
+
+def start_run(config):
+    """Joins the ranks of a run -> Run.
+
+    `config` is what configure() returned. Its 'device' and 'dtype' become what 'auto' stands for
+    here, so that run.json has it. Raises UserError: no GPU, or no checkpoint that fits.
+    """
+    world_size = int(os.environ.get('WORLD_SIZE', 1))
+    device = choose_device(config)
+    if config['dtype'] == 'auto':
+        config['dtype'] = 'float32' if device == 'cpu' else 'bfloat16'
+    compute_dtype = getattr(torch, config['dtype'])
+
+    # read before the ranks meet: a checkpoint that does not fit is an error of one line
+    saved = load_checkpoint(config, world_size) if config['resume'] else None
+
+    if world_size > 1:
+        # an hour, because a long rollout or a slow disk on one rank is no failure
+        backend = 'gloo' if device == 'cpu' else 'nccl'
+        dist.init_process_group(backend, timeout=timedelta(hours=1))
+
+    # a model from scratch is drawn from torch's global stream, alike on every rank
+    torch.manual_seed(random_stream(config['seed'], 'weights').randint(2 ** 31))
+
+    # without its cache, which would keep a bf16 copy of every weight while autocast lasts
+    autocast = torch.autocast(device.split(':')[0], torch.bfloat16,
+                              enabled=compute_dtype == torch.bfloat16, cache_enabled=False)
+    return Run(RANK, world_size, device, compute_dtype, autocast, saved)
+
+
+def choose_device(config):
+    """'cpu' or 'cuda:N' for this rank; config['device'] gets what 'auto' stands for."""
+    if config['device'] == 'auto':
+        config['device'] = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = config['device']
+    if device == 'cpu':
+        return device
+    if not torch.cuda.is_available():
+        raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
+    if device == 'cuda':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    torch.cuda.set_device(device)
+    return device
+
+
+def gather(value):
+    """[value of rank 0, value of rank 1, ...] on every rank. All ranks must call it."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def sum_over_ranks(statistics):
+    """{name: sum of the values that the ranks have under this name}."""
+    everyones = gather(statistics)
+    return {name: sum(one[name] for one in everyones) for name in statistics}
+
+
+# --- resume -------------------------------------------------------------------
+def restore(saved, policy, optimizer, order):
+    """Puts a checkpoint back; returns (step, samples, tokens), all 0 where `saved` is None."""
+    if saved is None:
+        return 0, 0, 0
+    shared = saved['shared']
+    policy.load_state_dict(shared['weights'])
+
+    # Adam's moments are the checkpoint's; its options (weight_decay, betas) are today's settings
+    local = local_optimizer(optimizer)
+    options = local.state_dict()['param_groups']
+    local.load_state_dict({**saved['optimizer'], 'param_groups': options})
+
+    order.position = shared['position']
+    return shared['step'], shared['samples'], shared['tokens']
+
+
+def local_optimizer(optimizer):
+    """The optimizer of this rank: a ZeroRedundancyOptimizer wraps one that holds its share."""
+    return getattr(optimizer, 'optim', optimizer)
+
+
+# --- log ----------------------------------------------------------------------
+class Log:
+    """One line in log.jsonl and wandb for every step and every evaluation; rank 0 alone writes.
+
+    Call it with a dict that has 'step'. The console gets the same line, a progress bar below it.
+    """
+
+    def __init__(self, config, max_steps, saved):
+        """Opens the run folder: `saved` is the checkpoint from which the run goes on, or None."""
+        self.path = os.path.join(config['out_dir'], 'log.jsonl')
+        self.every = config['log_every']
+        self.wandb = None  # the module, where wandb_log is on
+        self.wandb_id = saved['shared']['wandb_id'] if saved else None
+        self.bar = None
+        if RANK > 0:
+            return
+
+        os.makedirs(config['out_dir'], exist_ok=True)
+        if saved:
+            # steps after the checkpoint are made again
+            os.truncate(self.path, saved['shared']['log_bytes'])
+        elif config['overwrite']:
+            shutil.rmtree(os.path.join(config['out_dir'], 'state'), ignore_errors=True)
+            open(self.path, 'w').close()
+        with open(os.path.join(config['out_dir'], 'run.json'), 'w') as f:
+            json.dump({'script': sys.argv[0], **config}, f, indent=1)
+
+        if config['wandb_log']:
+            import wandb
+            self.wandb = wandb
+            self.wandb_id = wandb.init(
+                project=config['wandb_project'], name=os.path.basename(config['out_dir']),
+                config=config, dir=config['out_dir'], id=self.wandb_id, resume='allow').id
+        step = saved['shared']['step'] if saved else 0
+        self.bar = tqdm(total=max_steps, initial=step, disable=None, unit='step')
+
+    def __call__(self, metrics):
+        if RANK > 0:
+            return
+        # if the folder was deleted under the run, what comes from here on is kept
+        os.makedirs(os.path.dirname(self.path) or '.', exist_ok=True)
+        with open(self.path, 'a') as f:
+            f.write(json.dumps(metrics) + '\n')
+        self.to_wandb(metrics)
+        is_evaluation = any(key.startswith('eval/') for key in metrics)
+        if is_evaluation or metrics['step'] % self.every == 0:
+            tqdm.write(console_line(metrics))
+        self.bar.update(metrics['step'] - self.bar.n)
+
+    def to_wandb(self, metrics):
+        """Mirrors a line. An error of wandb turns it off: log.jsonl goes on."""
+        if self.wandb is None:
+            return
+        try:
+            self.wandb.log(metrics, step=metrics['step'])
+        except Exception as error:  # any error of wandb, its network or its disk
+            self.wandb = None
+            tqdm.write(f'wandb fails and is off from here, log.jsonl goes on: {error}')
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def console_line(metrics):
+    """The metrics on one line, without pass@1 of each difficulty."""
+    parts = []
+    for key, value in metrics.items():
+        if key.startswith('eval/pass@1/'):
+            continue
+        text = f'{value:.4g}' if isinstance(value, float) else str(value)
+        parts.append(f'{key} {text}')
+    return '  '.join(parts)
+
+
+# --- a clean stop -------------------------------------------------------------
+class Stop:
+    """Whether a signal has asked this process to stop, and when."""
+
+    def __init__(self):
+        self.asked = False
+        self.time = 0.0  # seconds, of the first signal
+
+
+def catch_stop():
+    """A Stop that SIGTERM or SIGINT (Ctrl-C) sets: the run ends its step, saves and exits.
+
+    A second signal ends the process at once. torchrun passes on what a terminal sends to all
+    processes, so a second signal within two seconds counts as the first.
+    """
+    stop = Stop()
+
+    def handler(number, frame):
+        if not stop.asked:
+            stop.asked = True
+            stop.time = time.time()
+            if RANK == 0:
+                # not print(), whose buffer the signal may have interrupted
+                os.write(2, b'\nstopping: a checkpoint after this step; once more ends at once\n')
+        elif time.time() - stop.time > 2:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+    return stop
+
+
+def finish(out_dir, stop):
+    """Ends a run: leaves the process group and says where the files are.
+
+    Before it the script deletes what holds the process group (DDP, the sharded optimizer), so that
+    the group's threads end here and not while the interpreter shuts down.
+    """
+    if RANK == 0:
+        hint = '; --resume=True goes on' if stop.asked else ''
+        print(f'model, log.jsonl and state/ are in {out_dir}{hint}')
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# --- checkpoint ---------------------------------------------------------------
+def save_checkpoint(config, policy, optimizer, order, log, **counters):
+    """Writes out_dir/state: all that --resume=True needs. `counters` are step, samples, tokens."""
+    shared = {
+        'weights': policy.state_dict(),
+        'position': order.position,
+        'world_size': len(gather(None)),
+        'wandb_id': log.wandb_id,
+        'log_bytes': os.path.getsize(log.path) if RANK == 0 else 0,
+        # settings that a resumed run cannot change
+        'model': config['model'],
+        'shard_optimizer': config['shard_optimizer'],
+        **counters}
+    own = local_optimizer(optimizer).state_dict()
+    save_state(config['out_dir'], RANK, own, shared, barrier=lambda: gather(None))
+
+
+def load_checkpoint(config, world_size):
+    """{'shared': what save_checkpoint saved, 'optimizer': this rank's share}. Raises UserError."""
+    shared, own = load_state(config['out_dir'], RANK, world_size,
+                             model=config['model'], shard_optimizer=config['shard_optimizer'])
+    return {'shared': shared, 'optimizer': own}
+
+
+def save_state(out_dir, rank, own, shared, barrier):
+    """Writes out_dir/state: `own` by every rank, `shared` by rank 0.
+
+    `barrier` waits for all ranks. The old state stays until the new one is whole; it then has the
+    name state.old until it is replaced. UserError: the disk failed; the old state is as it was.
+    """
+    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
+    with disk_errors(new):
+        if rank == 0:
+            shutil.rmtree(new, ignore_errors=True)
+            os.makedirs(new)
+            to_disk(f'{out_dir}/log.jsonl')
+    barrier()  # outside disk_errors: that another rank has died is no error of the disk
+
+    files = {f'rank{rank}.pt': own}
+    if rank == 0:
+        files['shared.pt'] = shared
+    with disk_errors(new):
+        for name, value in files.items():
+            path = f'{new}/{name}'
+            torch.save(value, path)
+            with open(f'{path}.crc32', 'w') as f:
+                f.write(checksum(path))
+            to_disk(path)
+            to_disk(f'{path}.crc32')
+    barrier()
+
+    if rank == 0:
+        if os.path.isdir(final):
+            shutil.rmtree(f'{final}.old', ignore_errors=True)
+            os.rename(final, f'{final}.old')
+        os.rename(new, final)
+        to_disk(out_dir)
+        shutil.rmtree(f'{final}.old', ignore_errors=True)
+    barrier()
+
+
+def load_state(out_dir, rank, world_size, **fixed):
+    """(shared, own) as save_state saved them, on the CPU.
+
+    `fixed`: settings that a run keeps, as they are now; `shared` has them as they were. UserError:
+    there is no state, it is damaged, another number of ranks wrote it, or a fixed setting changed.
+    """
+    folder = f'{out_dir}/state'
+    if not os.path.isdir(folder):
+        folder += '.old'  # killed between the two renames of save_state
+    if not os.path.isdir(folder):
+        raise UserError(f'resume=True, but {out_dir}/state does not exist: check --out_dir')
+
+    shared = load_file(f'{folder}/shared.pt', out_dir)
+    # before this rank's own file, which another number of ranks may not have written
+    if shared['world_size'] != world_size:
+        raise UserError(f'{folder} was written by {shared["world_size"]} ranks, '
+                        f'this run has {world_size}: resume with as many')
+    own = load_file(f'{folder}/rank{rank}.pt', out_dir)
+
+    for key, value in fixed.items():
+        was = shared.get(key, value)  # a checkpoint of an older version may not have it
+        if was != value:
+            raise UserError(
+                f'resume=True, but {out_dir} was started with {key}={was}, which cannot become '
+                f'{key}={value} on the way: leave {key} as it was, or start a new run, '
+                f'with --model={out_dir} from these weights')
+
+    log_path = f'{out_dir}/log.jsonl'
+    if rank == 0:
+        size = os.path.getsize(log_path) if os.path.exists(log_path) else -1
+        if size < shared['log_bytes']:
+            raise UserError(f'{log_path} lost lines of before the checkpoint: put it back, '
+                            f'or --model={out_dir}')
+    return shared, own
+
+
+def load_file(path, out_dir):
+    """What torch.save wrote to `path`, on the CPU. UserError: missing, damaged, or a program."""
+    name = os.path.basename(path)
+    try:
+        with open(f'{path}.crc32') as f:
+            expected = f.read()
+        if expected != checksum(path):
+            raise UserError(f'{path} is damaged: its checksum is not that of {name}.crc32; a new '
+                            f'run can start from the model that is there: --model={out_dir}')
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise UserError(f'resume=True, but {error.filename} is missing') from error
+    except UnpicklingError as error:
+        raise UserError(f'{path} holds more than tensors and numbers: it is no checkpoint') from error
+
+
+def checksum(path):
+    """crc32 of a file, as text."""
+    crc = 0
+    with open(path, 'rb') as f:
+        while chunk := f.read(2 ** 24):
+            crc = zlib.crc32(chunk, crc)
+    return f'{crc:08x}'
+
+
+def to_disk(path):
+    """Makes a file, or the names in a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(place):
+    """Turns errors of the disk into UserErrors."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+        raise UserError(f'cannot write the checkpoint {place}: {error}; the last whole one is kept: '
+                        'make room or mend out_dir, then --resume=True') from error
