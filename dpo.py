@@ -97,6 +97,8 @@ from verify import verify_all
 rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
+# rows of any shape become token ids and a mask of what is trained; `order` deals them out: shuffled
+# by seed, epoch after epoch
 tokenizer = load_tokenizer(model, chat_template)
 stops = stop_ids(tokenizer)
 rows, sources = read_rows(data)
@@ -111,6 +113,7 @@ order = Order(weighted, seed)
 if max_steps == 0:
     max_steps = math.ceil(len(order) * epochs / batch_size)
 
+# held-out rows, never trained on
 eval_pairs = []
 if eval_data:
     held_out, _ = read_rows(eval_data)
@@ -123,6 +126,7 @@ if eval_prompts:
         held_out, tokenizer, max_length, verifier, instruction)
 has_evaluation = bool(eval_pairs or eval_rows)
 
+# a look at the data before hours are spent on it
 if rank == 0:
     for name, counts in report.items():
         print(f'{name}: {format_report(counts)}')
@@ -136,9 +140,11 @@ if rank == 0:
 policy = Policy(load_model(model, device))
 check_token_ids(policy.model, tokenizer, pairs + eval_pairs + eval_rows)
 if activation_checkpointing:
+    # backward computes a layer's activations again: less memory, about a third more time
     policy.model.gradient_checkpointing_enable(
         gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
+    # a layer at a time: they are alike, and packed rows are of any length (dynamic)
     for layer in policy.model.base_model.layers:
         layer.compile(dynamic=True)
 
@@ -147,12 +153,13 @@ ddp = policy
 if world_size > 1:
     ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
 
+# what will hold the memory, printed before it is taken
 if rank == 0:
-    plan = memory_plan(
+    memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard_optimizer, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
         rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
-    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in plan.items()))
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
 # weight decay is for matrices; norms and biases are vectors
@@ -173,8 +180,9 @@ def learning_rate_at(step):
     reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
-    peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
-    done = (step - peak) / max(1, max_steps - 1 - peak)  # 0 at the peak, 1 at the last update
+    # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
+    peak = max(0, warmup_steps - 1)
+    done = (step - peak) / max(1, max_steps - 1 - peak)
     if schedule == 'cosine':
         left = 0.5 * (1 + math.cos(math.pi * done))
     elif schedule == 'linear':
@@ -197,19 +205,22 @@ def mean(values):
 
 def evaluate_prompts():
     """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    # temperature 0: one completion of each row, the most probable token at every place
     my_rows = eval_rows[rank::world_size]
     with autocast:
-        groups = generate(policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
-                          kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, completion['ids']) for (completion,) in groups]
+        sampled = generate(
+            policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
+            kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    texts = [completion_text(tokenizer, sample['ids']) for (sample,) in sampled]
     verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
 
-    results = []  # (difficulty, reward, whether the verifier gave up) of each row
+    my_results = []  # (difficulty, reward, whether the verifier gave up) of each row
     for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
-        if rank == 0 and len(results) < 3:
+        # the first three are printed: a number alone does not tell what the model writes
+        if rank == 0 and len(my_results) < 3:
             tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
-        results.append((row['difficulty'], reward, gave_up))
-    results = sum(gather(results), [])
+        my_results.append((row['difficulty'], reward, gave_up))
+    results = [result for share in gather(my_results) for result in share]
 
     metrics = {'eval/pass@1': mean([reward for _, reward, _ in results]),
                'eval/gave_up': sum(gave_up for _, _, gave_up in results)}
@@ -403,6 +414,7 @@ for pair, values in zip(pairs + eval_pairs, ref_logprobs.tolist()):
     pair['ref_logprobs'] = values  # [chosen, rejected]
 
 # --- resume, log --------------------------------------------------------------
+# step counts updates, samples completions, tokens prompts and completions
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -421,14 +433,16 @@ while True:
         break
 
     start = time.time()
+    # the whole step's rows, the same on every rank
     batch = [pairs[i] for i in order.take(batch_size)]
     step_tokens = sum(len(pair['ids']) for pair in batch)
 
     # loss, backward
     loss, totals = accumulate_gradients(micro_batches_of(batch))
 
-    # step: an update whose gradient is not finite is skipped, on all ranks alike
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip or math.inf)
+    # step; an update whose gradient is not finite is skipped, on all ranks alike
+    max_norm = grad_clip if grad_clip > 0 else math.inf
+    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     for parameter_group in optimizer.param_groups:
         parameter_group['lr'] = learning_rate_at(step)
     if grad_norm.isfinite():

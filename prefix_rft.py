@@ -150,6 +150,8 @@ def add_demonstrations(prompts, source):
         prompts = [prompt for prompt in prompts if prompt['demonstration']]
     return prompts, counts
 
+
+# rows of any shape become prompts, and `order` deals them out: shuffled by seed, epoch after epoch
 rows, sources = read_rows(data)
 prompts = []  # of all sources, one after the other
 weighted = []  # (passes per epoch, indices into prompts) of each source
@@ -164,12 +166,14 @@ for name, passes, begin, end in sources:
     prompts += kept
 order = Order(weighted, seed)
 
+# held-out prompts, never trained on
 eval_rows = []
 if eval_prompts:
     held_out, _ = read_rows(eval_prompts)
     eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
         held_out, tokenizer, max_prompt_tokens, verifier, instruction)
 
+# a look at the data before hours are spent on it
 if rank == 0:
     for name, counts in report.items():
         print(f'{name}: {format_report(counts)}')
@@ -186,9 +190,11 @@ if beta > 0:
     # a copy of the start model before its first step: a model drawn at random cannot be loaded again
     reference = Policy(frozen_copy(policy.model, compute_dtype))
 if activation_checkpointing:
+    # backward computes a layer's activations again: less memory, about a third more time
     policy.model.gradient_checkpointing_enable(
         gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
+    # a layer at a time: they are alike, and packed rows are of any length (dynamic)
     for layer in policy.model.base_model.layers:
         layer.compile(dynamic=True)
 
@@ -197,14 +203,15 @@ ddp = policy
 if world_size > 1:
     ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
 
+# what will hold the memory, printed before it is taken
 if rank == 0:
     rollout_rows = max(prompts_per_step * group_size, len(eval_rows))
-    plan = memory_plan(
+    memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard_optimizer, compute_dtype == torch.bfloat16, reference=beta > 0,
         kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
         max_new_tokens=max_new_tokens)
-    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in plan.items()))
+    print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
 # weight decay is for matrices; norms and biases are vectors
@@ -225,8 +232,9 @@ def learning_rate_at(step):
     reaches min_learning_rate at the last update."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
-    peak = max(0, warmup_steps - 1)  # the update that has learning_rate itself
-    done = (step - peak) / max(1, max_steps - 1 - peak)  # 0 at the peak, 1 at the last update
+    # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
+    peak = max(0, warmup_steps - 1)
+    done = (step - peak) / max(1, max_steps - 1 - peak)
     if schedule == 'cosine':
         left = 0.5 * (1 + math.cos(math.pi * done))
     elif schedule == 'linear':
@@ -249,19 +257,22 @@ def mean(values):
 
 def evaluate():
     """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    # temperature 0: one completion of each row, the most probable token at every place
     my_rows = eval_rows[rank::world_size]
     with autocast:
-        groups = generate(policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
-                          kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, completion['ids']) for (completion,) in groups]
+        sampled = generate(
+            policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
+            kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
+    texts = [completion_text(tokenizer, sample['ids']) for (sample,) in sampled]
     verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
 
-    results = []  # (difficulty, reward, whether the verifier gave up) of each row
+    my_results = []  # (difficulty, reward, whether the verifier gave up) of each row
     for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
-        if rank == 0 and len(results) < 3:
+        # the first three are printed: a number alone does not tell what the model writes
+        if rank == 0 and len(my_results) < 3:
             tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
-        results.append((row['difficulty'], reward, gave_up))
-    results = sum(gather(results), [])
+        my_results.append((row['difficulty'], reward, gave_up))
+    results = [result for share in gather(my_results) for result in share]
 
     metrics = {'eval/pass@1': mean([reward for _, reward, _ in results]),
                'eval/gave_up': sum(gave_up for _, _, gave_up in results)}
@@ -300,11 +311,12 @@ class Group:
     """All completions of one prompt."""
     prompt: dict  # see rl_prompts; 'demonstration' as add_demonstrations leaves it
     completions: list  # n_free free ones, then n_prefix hybrids
-    has_spread: bool = False  # whether the rewards differ; without it there is nothing to learn
+    has_spread: bool = False  # whether the rewards differ; if not, all advantages are 0
 
 
 def advantages_of(rewards):
     """Advantages (group_size,) of the completions of one prompt, by their rewards (group_size,)."""
+    # the mean of the group is the baseline that a critic would have to learn
     baseline = rewards[:n_free] if prefix_baseline == 'free' else rewards
     advantages = rewards - baseline.mean()
     if advantage_std:
@@ -388,11 +400,13 @@ def rollout(indices, first_place):
         sampled = generate(policy.model, [prompt['ids'] for prompt in my_prompts], n_free,
                            max_new_tokens, temperature, stops, seeds, kv_cache_gb,
                            progress='rollout' if rank == 0 else None)
+
     my_groups = []
     for prompt, samples, of_prompt in zip(my_prompts, sampled, hybrids):
         free = [new_completion(prompt, sample, [], is_hybrid=False) for sample in samples]
         my_groups.append(Group(prompt, free + of_prompt))
 
+    # rewards, then advantages
     judge(my_groups)
     for group in my_groups:
         rewards = torch.tensor([completion.reward for completion in group.completions])  # (G,)
@@ -400,7 +414,8 @@ def rollout(indices, first_place):
         for completion, advantage in zip(group.completions, advantages_of(rewards)):
             completion.advantage = advantage
 
-    # rank r has the groups at the places r, r + world_size, ...
+    # all groups on every rank: which of them is trained where is planned by their lengths. Rank r
+    # sampled those at the places r, r + world_size, ...
     groups = [None] * len(indices)
     for r, share in enumerate(gather(my_groups)):
         groups[r::world_size] = share
@@ -440,7 +455,7 @@ def sample_groups():
 
 
 def rollout_metrics(groups, seconds):
-    """Log keys of a rollout of these groups, one line each."""
+    """What the log says of a rollout that took so many seconds."""
     completions = [completion for group in groups for completion in group.completions]
     lengths = [len(completion.ids) for completion in completions]
     n_sampled = sum(len(completion.sampled_ids) for completion in completions)
@@ -454,7 +469,6 @@ def rollout_metrics(groups, seconds):
                 prefix_shares.append(len(completion.prefix_ids) / max(1, len(demonstration)))
     free_rewards = torch.tensor([c.reward for c in completions if not c.is_hybrid])
     hybrid_rewards = torch.tensor([c.reward for c in completions if c.is_hybrid])
-    # summed in fp32, as a torch mean
     rewards = torch.tensor([completion.reward for completion in completions])
     return {
         'reward/mean': rewards.mean().item(),
@@ -469,11 +483,21 @@ def rollout_metrics(groups, seconds):
         'perf/gen_tok_s': n_sampled / seconds}
 
 
+def tokens_of(groups):
+    """Tokens of all sequences of these groups, each with its prompt."""
+    tokens = 0
+    for group in groups:
+        for completion in group.completions:
+            tokens += len(completion.prompt_ids) + len(completion.ids)
+    return tokens
+
+
 # --- micro-batches ------------------------------------------------------------
 def trained_completions(groups):
     """The completions of these groups that the loss counts."""
     completions = [completion for group in groups for completion in group.completions]
     if mask_truncated:
+        # a completion that was cut has no answer: its reward of 0 says little about its tokens
         completions = [completion for completion in completions if completion.stopped]
     return completions
 
@@ -490,14 +514,15 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
     total_tokens = sum(len(completion.ids) for completion in in_rollout) / n_updates
     total_completions = len(in_rollout) / n_updates
 
-    # Without an advantage a completion has no gradient and need not be computed, as long as every
-    # term of the loss is multiplied by the advantage. The KL is not. A term of your own that is not
-    # (an entropy bonus) needs all completions too: set this to True.
+    # Completions without an advantage are left out: their gradient is 0 as long as every term of the
+    # loss is multiplied by the advantage. The KL is not, so with it all are computed. If you add a
+    # term that is not (an entropy bonus), set this to True. The totals above count them either way.
     needs_all = beta > 0
     completions = trained_completions(groups)
     if not needs_all:
         completions = [c for c in completions if torch.as_tensor(c.advantage).any()]
 
+    # shares of near-equal work for all ranks, packed into rows; prompts are shared where possible
     plan = plan_micro_batches(completions, micro_batch_tokens, rank, world_size)
     return [collate_completions(part, total_tokens, total_completions) for part in plan]
 
@@ -505,7 +530,9 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
 def collate_completions(completions, total_tokens, total_completions):
     """One micro-batch on the device: what collate makes, and for each of its N scored tokens
     'advantage', 'weight' in the loss, 'sampler_logprobs' and 'is_prefix', all (N,). N may be 0."""
+    # every sampled token is scored, and no token of a prompt
     micro = collate([(c.ids, [True] * len(c.ids), c.prompt_ids) for c in completions])
+    # each list begins with an empty tensor, because a micro-batch may have no completion
     weights = [torch.empty(0)]
     advantages = [torch.empty(0)]
     sampler_logprobs = [torch.empty(0)]
@@ -537,9 +564,20 @@ def denominator_of(completion, total_tokens, total_completions):
 
 
 def forward(module, micro):
-    """Log-prob and entropy (N,) of the scored tokens of a micro-batch, at sampling temperature."""
+    """Log-prob and entropy (N,) of the scored tokens, at the temperature at which they were sampled."""
     with autocast:
         return module(micro['ids'], micro['lengths'], micro['index'], temperature, micro['parents'])
+
+
+def add_fixed_logprobs(micro_batches, n_updates):
+    """Adds the log-probs (N,) that stay as they are while the updates on a rollout change the policy."""
+    for micro in micro_batches:
+        with torch.no_grad():
+            if n_updates > 1:
+                # of the policy before the first update; a single update has them from its own forward
+                micro['old_logprobs'], _ = forward(policy, micro)
+            if reference is not None:
+                micro['ref_logprobs'], _ = forward(reference, micro)
 
 
 # --- the loss -----------------------------------------------------------------
@@ -561,7 +599,7 @@ def policy_loss(logprobs, entropy, micro):
 
     logprobs and entropy (N,) are the current policy's, of the scored tokens.
     """
-    # the policy before the first update on this rollout: with one update it is the current one
+    # pi_old, the policy before the first update on this rollout: with one update the current one
     old_logprobs = micro.get('old_logprobs', logprobs.detach())  # (N,)
     sampler_logprobs = micro['sampler_logprobs']  # (N,)
     # Nothing sampled a prefix: its reference policy is the current one in every update. Its ratio is
@@ -576,13 +614,14 @@ def policy_loss(logprobs, entropy, micro):
         correction = torch.exp(old_logprobs - sampler_logprobs)
         weight = weight * correction.clamp(max=importance_cap)
 
-    # equation 3: the minimum is the mask, it has no gradient where the clipped side is smaller
-    ratio = torch.exp(logprobs - old_logprobs)  # its gradient is grad pi / pi_old
+    # equation 3: the minimum is the mask, because the clipped side has no gradient
+    ratio = torch.exp(logprobs - old_logprobs)  # (N,), its gradient is grad pi / pi_old
     unclipped = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
     objective = torch.min(unclipped, clipped)
 
-    # equation 4, times the ratio, which makes its gradient the KL's; expm1 keeps small digits
+    # equation 4, times the ratio: without it the gradient would not be the KL's (deviation 5).
+    # expm1(d) - d is exp(d) - d - 1 with all digits where d is small.
     k3 = torch.zeros_like(logprobs)
     if reference is not None:
         difference = micro['ref_logprobs'] - logprobs
@@ -591,9 +630,11 @@ def policy_loss(logprobs, entropy, micro):
 
     # of a prefix only the tokens that the policy is least sure of are learned
     mask = ~is_prefix | highest_entropy(entropy, is_prefix, micro['doc'])
+    # the weights hold the denominator, so that this is a sum
     loss = -(weight * mask * (objective - beta * k3)).sum()
     # how hard each token pulls: |weight * advantage * d log pi / d its logit|
     pull = (weight * mask * advantage * torch.expm1(logprobs.detach())).abs()
+
     statistics = {
         'loss': loss,
         'pull': pull,
@@ -619,12 +660,14 @@ def accumulate_gradients(micro_batches):
             # DDP averages over the ranks, but the loss is a sum over their tokens
             (loss * world_size).backward()
         statistics['computed'] = torch.ones_like(micro['ids'])  # tokens, prompts included
+        # float64 sums that stay on the device: nothing waits for the GPU here
         for key, value in statistics.items():
             totals[key] = totals.get(key, 0) + value.detach().double().sum()
     return {key: total.item() for key, total in totals.items()}
 
 
 # --- resume, log --------------------------------------------------------------
+# step counts updates, samples completions, tokens prompts and completions
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -647,35 +690,28 @@ while True:
     groups, sampled_groups = sample_groups()
     rollout_seconds = time.time() - start
     of_rollout = rollout_metrics(sampled_groups, rollout_seconds)
-    step_tokens = 0  # of all sequences, each with its prompt
-    for group in groups:
-        for completion in group.completions:
-            step_tokens += len(completion.prompt_ids) + len(completion.ids)
+    step_tokens = tokens_of(groups)
     tokens += step_tokens
+    # some completions with their rewards: the reward alone does not tell what is learned
     if rank == 0 and due(sample_every):
         first_group = groups[0]
         for completion in first_group.completions[:3]:
             tqdm.write(f'  {completion.reward:.0f} | {first_group.prompt["text"]!r} -> {completion.text!r}')
 
-    # each update has its share of the prompts; the last rollout makes only the updates that are left
+    # Each update trains on its share of the groups. The last rollout makes the updates that are left.
     n_updates = min(updates_per_rollout, max_steps - step)
     shares = [groups[i::n_updates] for i in range(n_updates)]
     updates = [micro_batches_of(share, groups, n_updates) for share in shares]
-
-    # log-probs that stay as they are during the updates: before the first update, and the reference's
-    for micro in sum(updates, []):
-        with torch.no_grad():
-            if n_updates > 1:
-                micro['old_logprobs'], _ = forward(policy, micro)
-            if reference is not None:
-                micro['ref_logprobs'], _ = forward(reference, micro)
+    for micro_batches in updates:
+        add_fixed_logprobs(micro_batches, n_updates)
 
     for share, micro_batches in zip(shares, updates):
         # loss, backward
         totals = accumulate_gradients(micro_batches)
 
-        # step: an update whose gradient is not finite is skipped, on all ranks alike
-        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), grad_clip or math.inf)
+        # step; an update whose gradient is not finite is skipped, on all ranks alike
+        max_norm = grad_clip if grad_clip > 0 else math.inf
+        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
         for parameter_group in optimizer.param_groups:
             parameter_group['lr'] = learning_rate_at(step)
         if grad_norm.isfinite():
@@ -688,7 +724,7 @@ while True:
         step += 1
         samples += group_size * len(share)
 
-        # log
+        # log; means are over the tokens of all ranks that have a gradient
         totals = sum_over_ranks(totals)
         scored = max(1, totals['scored'])
         seconds = time.time() - start
