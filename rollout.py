@@ -1,24 +1,26 @@
-"""Rollouts: sample completions of many prompts, token by token, from softmax(logits / temperature).
+"""Rollouts: sample completions of many prompts, token by token.
 
-A request is one completion of one prompt. A slot is the place of one request in the KV cache, and there
-are often fewer slots than requests. A prefill computes the prompts of requests that enter slots. Then each
-decode step adds one token to every slot in use. When a request ends, its slot goes to a request that
-waits. The cost therefore grows with the tokens made, and not with the longest completion times the number
-of requests. Four requests for each of the prompts A and B, in four slots (time runs to the right):
+A request is one completion of one prompt. A slot is the place of one request in the KV cache. There
+are often fewer slots than requests. A prefill computes the prompts of the requests that enter slots.
+Then each decode step adds one token to every slot in use. When a request ends, its slot goes to a
+request that waits. The cost therefore grows with the number of tokens sampled, and not with the
+longest completion times the number of requests. Four requests for each of the prompts A and B, in
+four slots (time runs to the right):
 
               prefill    decode     A1 ends    compact    refill
     slot 0    A0         A0         A0         A0         A0
-    slot 1    A1         A1         at rest    A3         A3     <- the tail moved into the hole
+    slot 1    A1         A1         at rest    A3         A3     <- A3 has moved into the hole
     slot 2    A2         A2         A2         A2         A2
     slot 3    A3         A3         A3         free       B0     <- the first request that waited
     waiting   B0 to B3   B0 to B3   B0 to B3   B0 to B3   B1 to B3
 
-The file goes from the whole to the parts: generate, its state and its steps, the KV cache, the decoder,
-the checks that decide whether a model can use the decoder, CUDA graphs, the progress bar.
+The file goes from the whole to the parts: generate, its state and its steps, the KV cache, the
+decoder, the checks that decide whether a model can use the decoder, CUDA graphs, the progress bar.
 
-Sampler and trainer compute the same function, but they batch tokens differently and so round differently.
-In fp32 their log-probs agree to 1e-5. In bf16 the logits themselves are rounded to 8 bits, and the
-log-probs differ by some hundredths of a nat: policy/mismatch in the log, 0.026 for SmolLM2-135M (README).
+Sampler and trainer compute the same function, but they batch tokens differently and so round
+differently. In fp32 their log-probs agree to 1e-5. In bf16 the logits themselves are rounded to
+8 bits, and the log-probs differ by some hundredths of a nat: policy/mismatch in the log, 0.026 for
+SmolLM2-135M (README).
 """
 import copy
 import functools
@@ -45,23 +47,21 @@ BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # slots of a step record
 # generate
 
 @torch.inference_mode()
-def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None, kv_cache_gb=4.0,
-             progress=None):
-    """Sample `group_size` completions of every prompt (token ids) from softmax(logits / temperature).
+def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None,
+             kv_cache_gb=4.0, progress=None):
+    """Sample `group_size` completions of each prompt (token ids) from softmax(logits / temperature).
 
-    Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see the top
-    of this file). Nothing of the model's generation_config is applied. Temperature 0 takes the most
-    probable token.
+    Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see the
+    top of this file). Nothing of the model's generation_config is applied. Temperature 0 takes the
+    most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
+    `seeds` holds a key for each prompt, an int or a tuple that random_stream takes. A completion
+    depends on its prompt's seed and its place in the group. Up to rounding it does not depend on the
+    batch, the size of the KV cache or the number of ranks. The KV cache takes `kv_cache_gb` GB (1e9
+    bytes), or less if the GPU has less. `progress` is the label of a progress bar.
 
-    A completion ends at a token of `stop_ids` or after `max_new_tokens`. `seeds` holds a key for each
-    prompt, an int or a tuple that random_stream takes. A completion depends on its prompt's seed and its
-    place in the group. Up to rounding it depends on nothing else: not on the batch, the size of the cache
-    or the number of ranks. The KV cache takes `kv_cache_gb` GB (1e9 bytes), or less where the GPU has
-    less. `progress` is the label of a progress bar.
-
-    Returns a list for each prompt of `group_size` dicts: ids (a list, with the stop token), logprobs (a
-    fp32 tensor (len(ids),), at `temperature`) and stopped (False: cut at max_new_tokens).
-    Raises UserError if a prompt or its place in the KV cache does not fit.
+    Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
+    logprobs (fp32, at `temperature`) and stopped (False: cut at max_new_tokens).
+    Raises UserError if a prompt with its completion does not fit the model or the KV cache.
     """
     if not prompts:
         return []
@@ -69,31 +69,29 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
         raise ValueError('sampling needs one seed a prompt')
     slot_tokens = tokens_of_longest(model.config, prompts, max_new_tokens)
     n_requests = len(prompts) * group_size
-
     # In training mode the layers would checkpoint their activations.
     was_training = model.training
     model.eval()
     dtype = compute_dtype(model)
     decode = decoder_of(model, dtype, slot_tokens)
 
-    # Slots share the memory that is left, so they are counted after the decoder has copied the weights.
+    # Slots share the memory that is left, so count them after the decoder has copied the weights.
     slots = number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb)
     cache = KVCache(model.config, slots, slot_tokens, model.device, dtype)
     uniform = draw_random_numbers(len(prompts), group_size, max_new_tokens, seeds)
     state = new_state(prompts, group_size, temperature, stop_ids, uniform.to(model.device), cache)
+    advance = decode_step(model, decode, state)
 
-    step = functools.partial(decode_one_token, decode, state)
-    advance = StepGraphs(step, slots) if can_be_recorded(model, decode, cache) else step
-    # Only compact looks at which requests have ended. Looking makes the host wait for a GPU, so 16 steps
-    # go between two looks. A CPU is not waited for, and 4 steps waste less work on ended requests.
+    # compact looks at which requests have ended, and for that the host waits for the GPU. So a GPU
+    # makes 16 steps between two looks. A CPU loses nothing by a look and makes only 4: fewer steps
+    # are spent on slots whose request has ended.
     steps_per_look = 4 if model.device.type == 'cpu' else 16
-
     bar = Progress(n_requests, progress, 'completion')
     decode_steps = 0
     while state.waiting or state.used:
         refill(model, state)
         for _ in range(steps_per_look):
-            # No slot gets more than one token in a step, so this stays a bound without a look.
+            # Each slot gets one token at most, so this bound needs no look at the GPU.
             state.longest = min(state.longest + 1, slot_tokens)
             advance(state.used)
         decode_steps += steps_per_look
@@ -106,7 +104,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
 
 
 def tokens_of_longest(config, prompts, max_new_tokens):
-    """Tokens of the longest prompt and its completion. Raises UserError if the model has fewer positions."""
+    """Tokens of the longest prompt with its completion. UserError if the model has fewer positions."""
     tokens = max(map(len, prompts)) + max_new_tokens
     if tokens > config.max_position_embeddings:
         raise UserError(f'a prompt and max_new_tokens make {tokens} tokens, the model has '
@@ -130,7 +128,7 @@ def number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb):
         # Free memory is what the driver can give and what torch has reserved but does not use.
         free_at_driver, _ = torch.cuda.mem_get_info(device)
         unused_in_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        # A tenth stays for the forward itself.
+        # A tenth of it stays for what the prefills and decode steps compute.
         room = min(room, 0.9 * (free_at_driver + unused_in_torch))
     slot_bytes = slot_tokens * KVCache.token_bytes(model.config, dtype)
     slots = min(n_requests, int(room // slot_bytes))
@@ -141,14 +139,15 @@ def number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb):
 
 
 def draw_random_numbers(n_prompts, group_size, max_new_tokens, seeds):
-    """One number in [0, 1) for each token of each request, float64 on the CPU: (requests + 1, tokens).
+    """A random number in [0, 1) for each token of each request: (requests + 1, tokens), float64.
 
-    Each (seed, member of the group) has a random stream of its own, drawn ahead. If the tokens drew from
-    one common stream as they are sampled, a completion would depend on which others run beside it, on the
-    size of the cache and on the number of ranks. It also keeps the decode step free of a random
-    generator, so that a CUDA graph can replay it. The last row belongs to no request (see State).
+    Each pair (seed, member of the group) has its own random stream, drawn ahead. If all tokens came
+    from one stream in the order of sampling, a completion would depend on the completions that run
+    beside it, on the size of the KV cache and on the number of ranks. Besides, a CUDA graph replays
+    fixed operations on fixed memory: a step that only reads numbers can be replayed. The last row
+    belongs to no request (see State).
     """
-    # float64: the steps of a float32 are too coarse to ever reach a rare token
+    # float64: a float32 has too few values to reach rare tokens
     uniform = torch.zeros(n_prompts * group_size + 1, max_new_tokens, dtype=torch.float64)
     for prompt_index, seed in enumerate(seeds or []):
         for member in range(group_size):
@@ -172,11 +171,13 @@ class Waiting:
 class State:
     """Everything that a call of generate keeps between its steps.
 
-    N is the number of requests, S the number of slots, T is max_new_tokens. The slots in use are always
-    the first ones. The tensors lie on the model's device and are only changed in place, because a CUDA
-    graph reads and writes the very memory that it was recorded with. A slot whose request has ended is at
-    rest until compact takes it back: decode steps still compute it, and what it samples goes to row N of
-    the results, which belongs to no request.
+    N is the number of requests, S the number of slots, T is max_new_tokens. The slots in use are
+    always the first ones. All tensors are on the model's device. They are changed in place and never
+    replaced, because a CUDA graph keeps the addresses that it was recorded with.
+
+    A slot whose request has ended is at rest until compact frees it. Decode steps still compute it,
+    since their shapes are fixed. Its tokens are written to row N of the results, which belongs to no
+    request.
     """
     # settings of the call
     temperature: float
@@ -188,12 +189,12 @@ class State:
     # the slots
     cache: 'KVCache'  # keys and values of the S slots
     used: int  # how many slots are in use
-    longest: int  # an upper bound of `filled` over the slots in use, known without a look at the GPU
+    longest: int  # upper bound of `filled` in the slots in use, known without a look at the GPU
     request: torch.Tensor  # (S,) the request in the slot
     filled: torch.Tensor  # (S,) tokens of this request in the cache
     sampled: torch.Tensor  # (S,) tokens sampled for it so far
     last_id: torch.Tensor  # (S,) the last of these, which is not in the cache yet
-    alive: torch.Tensor  # (S,) bool: the request goes on; False: the slot is at rest or free
+    alive: torch.Tensor  # (S,) bool; False: the slot is at rest or free
     stopped: torch.Tensor  # (S,) bool: the request has sampled a stop token
 
     # random numbers and results of the requests
@@ -208,6 +209,7 @@ def new_state(prompts, group_size, temperature, stop_ids, uniform, cache):
     """The State before the first prefill: every request waits, every slot is free."""
     device = uniform.device
     n_requests = len(prompts) * group_size
+    # One entry of the queue for each prompt: its requests enter slots together where they can.
     waiting = deque()
     for prompt_index, prompt in enumerate(prompts):
         first_request = prompt_index * group_size
@@ -239,8 +241,8 @@ def new_state(prompts, group_size, temperature, stop_ids, uniform, cache):
 # refill: waiting requests enter free slots
 
 def refill(model, state):
-    """Prefill waiting requests until none waits or few slots are free."""
-    # The slots in use stand still while a prefill runs, so it waits until an eighth of all slots is free.
+    """Prefill waiting requests until none waits or too few slots are free."""
+    # A prefill halts the slots in use, so it waits until at least an eighth of all slots is free.
     enough = max(1, state.cache.slots // 8)
     while state.waiting and state.cache.slots - state.used >= enough:
         packed = pack_prompts(state)
@@ -281,8 +283,8 @@ class PackedPrompts:
 def pack_prompts(state):
     """Take waiting requests for the free slots, up to PREFILL_TOKENS prompt tokens, and pack them.
 
-    A prompt that is longer than PREFILL_TOKENS goes alone. Requests of a group for which no slot is left
-    stay at the head of the queue, and a later prefill computes their prompt again.
+    A prompt longer than PREFILL_TOKENS is packed alone. If there are too few slots for a group, the
+    rest of its requests stay at the head of the queue, and a later prefill computes the prompt again.
     """
     packed = PackedPrompts()
     slot = state.used
@@ -290,6 +292,8 @@ def pack_prompts(state):
         prompt = state.waiting[0].prompt
         if packed.ids and len(packed.ids) + len(prompt) > PREFILL_TOKENS:
             break
+
+        # as many requests of the group as there are free slots
         group = state.waiting.popleft()
         free = state.cache.slots - slot
         entering = group.requests[:free]
@@ -297,6 +301,7 @@ def pack_prompts(state):
         if staying:
             state.waiting.appendleft(Waiting(prompt, staying))
 
+        # the prompt once, and for each request a slot to write it to
         start = len(packed.ids)
         end = start + len(prompt)
         packed.ids += prompt
@@ -312,29 +317,31 @@ def pack_prompts(state):
 
 
 def prefill(model, state, packed):
-    """Compute the prompts of `packed` with the model's own forward and sample the first token of each request."""
+    """Compute the packed prompts by the model's own forward and sample each request's first token."""
     device = model.device
-    documents = Documents(packed.lengths, device)  # prompts packed in one row do not see each other
+    documents = Documents(packed.lengths, device)  # prompts in one packed row do not see each other
+    last = torch.tensor(packed.last, device=device)  # (new slots,)
     state.cache.begin_prefill(
         torch.tensor(packed.to_slot, device=device),
         torch.tensor(packed.positions, device=device),
         torch.tensor(packed.source, device=device))
 
-    # Without autocast's cache: it would keep a bf16 copy of every weight beside the decoder's copy.
+    # Without autocast's cache, which would keep a bf16 copy of every weight beside the decoder's.
     with callers_autocast(device, keep_casts=False):
         output = model.base_model(
             input_ids=torch.tensor([packed.ids], device=device),
             position_ids=documents.position_ids[None],
             use_cache=False, kv_slots=state.cache, documents=documents)
         hidden = output.last_hidden_state[0]  # (prompt tokens, hidden)
-        # The last token of a prompt predicts the first token of the completion.
-        logits = model.get_output_embeddings()(hidden[packed.last])  # (new slots, V)
+        # The last token of a prompt predicts the first token of its completions.
+        logits = model.get_output_embeddings()(hidden[last])  # (new slots, V)
 
+    # The new slots follow the slots in use.
     first_slot = state.used
     state.used += len(packed.requests)
     new_slots = slice(first_slot, state.used)
     state.request[new_slots] = torch.tensor(packed.requests, device=device)
-    state.filled[new_slots] = documents.position_ids[packed.last] + 1
+    state.filled[new_slots] = documents.position_ids[last] + 1  # tokens of the prompt
     state.sampled[new_slots] = 0
     state.alive[new_slots] = True
     state.stopped[new_slots] = False
@@ -345,25 +352,27 @@ def prefill(model, state, packed):
 # -----------------------------------------------------------------------------
 # decode: one more token for every slot in use
 
-def can_be_recorded(model, decode, cache):
-    """Whether a decode step can be a CUDA graph: a Decoder with the varlen kernel.
-
-    A graph's shapes are fixed. SDPA takes a mask that grows with every step, the varlen kernel takes none.
-    """
-    keys = cache.k[0][:, 0]  # (S, kv heads, head size)
+def decode_step(model, decode, state):
+    """A function advance(n): one more token for each of the first n slots; CUDA graphs if possible."""
+    step = functools.partial(decode_one_token, decode, state)
+    keys = state.cache.k[0][:, 0]  # (S, kv heads, head size), some keys to ask for the kernel with
     heads_per_key = model.config.num_attention_heads // keys.shape[1]
     queries = keys.repeat_interleave(heads_per_key, 1)  # (S, heads, head size)
-    return isinstance(decode, Decoder) and varlen_works(queries, keys)
+    # A graph's shapes are fixed. SDPA takes a mask that grows with every step; the varlen kernel takes
+    # no mask. The model's own forward may do anything, so only a Decoder is recorded.
+    if isinstance(decode, Decoder) and varlen_works(queries, keys):
+        return StepGraphs(step, state.cache.slots)
+    return step
 
 
 def decode_one_token(decode, state, n):
     """Feed the last token of each of the first `n` slots to the model and sample the next one.
 
-    It runs on the device alone and never waits for it, so that it can be recorded as a CUDA graph.
+    It never moves a value from the GPU to the host, so it can be recorded as a CUDA graph.
     """
     state.cache.begin_decode(state.filled[:n], state.longest)
     logits = decode(state.last_id[:n], state.cache.positions, state.cache)  # (n, V)
-    # The last token is in the cache now. A slot at rest writes its token to the same position again.
+    # The last token is in the cache now. In a slot at rest the next one may overwrite it.
     state.filled[:n] += state.alive[:n]
     sample_and_record(state, logits, slice(0, n))
 
@@ -375,7 +384,7 @@ def sample_and_record(state, logits, slot_range):
     sampled = state.sampled[slot_range]  # (B,)
     stopped = state.stopped[slot_range]  # (B,)
 
-    # Each token has a row and a column in the results. A slot at rest gets the row of no request.
+    # Each token has its row and column in the results. A slot at rest gets the row of no request.
     max_new_tokens = state.out_ids.shape[1]
     no_request = len(state.out_lengths)
     row = torch.where(alive, state.request[slot_range], no_request)  # (B,)
@@ -386,58 +395,64 @@ def sample_and_record(state, logits, slot_range):
     state.out_logprobs[row, column] = logprobs
     state.last_id[slot_range] = ids
 
-    # A request ends at a stop token or at its last column; its slot is at rest from then on.
-    sampled += alive  # one more token for slots that are alive
+    # A request ends at a stop token or after max_new_tokens. Then its slot is at rest.
+    sampled += alive  # one more token where alive
     at_stop = (ids[:, None] == state.stop_ids).any(-1)  # (B,)
     stopped |= alive & at_stop
     alive &= ~stopped & (sampled < max_new_tokens)
 
 
 def sample_token(logits, temperature, uniform):
-    """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,); argmax at temperature 0.
+    """Ids (B,) drawn from softmax(logits / temperature) and their log-probs (B,).
 
-    The whole vocabulary takes part: no top-k, no top-p. The token is where the cumulative distribution of
-    logits (B, V) passes `uniform` (B,), numbers in [0, 1). This needs no look at a value by the host. At
-    temperature 0 the log-prob is that of temperature 1.
+    `uniform` (B,) holds numbers in [0, 1). The token is the first one at which the cumulative
+    distribution of its row of logits (B, V) exceeds its number. The whole vocabulary takes part (no
+    top-k, no top-p), and the host reads no value. Temperature 0 takes the most probable token, and
+    its log-prob is that at temperature 1.
     """
-    logprobs = torch.log_softmax(logits.float() / (temperature or 1.0), -1)  # (B, V)
+    divisor = 1.0 if temperature == 0 else temperature
+    logprobs = torch.log_softmax(logits.float() / divisor, -1)  # (B, V)
     if temperature == 0:
-        ids = logprobs.argmax(-1)
+        ids = logprobs.argmax(-1)  # (B,)
     else:
+        # float64: a float32 sum over a large vocabulary would lose rare tokens
         cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (B, V)
-        # The last entry is 1 up to rounding. Scaling by it keeps the threshold below the last entry.
-        total = cumulative[:, -1:]
-        threshold = uniform[:, None] * total  # (B, 1)
+        # Probabilities sum to 1 only up to rounding, so scale by their sum.
+        total = cumulative[:, -1:]  # (B, 1)
+        threshold = uniform[:, None] * total
         # right=True: the first entry above the threshold, so a token of probability 0 is never drawn
         found = torch.searchsorted(cumulative, threshold, right=True)  # (B, 1)
         ids = found[:, 0].clamp_(max=logits.shape[1] - 1)
-    return ids, logprobs.gather(1, ids[:, None])[:, 0]
+    chosen = logprobs.gather(1, ids[:, None])  # (B, 1)
+    return ids, chosen[:, 0]
 
 
 # -----------------------------------------------------------------------------
 # compact: ended requests leave, the slots in use are the first ones again
 
 def compact(state):
-    """Free the slots at rest if they are an eighth of those in use or more; returns how many.
+    """Free the slots at rest if they are at least an eighth of those in use; returns how many.
 
-    Tail slots that are alive move into the holes that ended requests leave. Decode steps then read the
-    first slots of the cache as a view, without gathering keys and values at every step. Here six slots are
-    in use and two are at rest; four remain, and the one hole among the first four takes the one tail slot:
+    Slots at the tail that are alive move into the holes. The slots in use are then the first ones
+    again, and a decode step reads them as a view of the KV cache instead of gathering them. Here six
+    slots are in use and two are at rest, so four remain. B1 moves from the tail into the hole:
 
-        slot      0    1    2    3    4    5                   0    1    2    3    4    5
-        before    A0   rest A2   A3   rest B1       after      A0   B1   A2   A3   free free
+        slot      0    1    2    3    4    5                0    1    2    3    4    5
+        before    A0   rest A2   A3   rest B1      after    A0   B1   A2   A3   free free
     """
     used = state.used
-    # The number of slots at rest is needed on the host: here it waits for the device.
-    at_rest = (~state.alive[:used]).nonzero()[:, 0]
-    # A move copies all keys and values of a slot, so a few slots at rest are not worth it yet.
+    # The host must know how many slots are at rest: here it waits for the GPU.
+    at_rest = (~state.alive[:used]).nonzero()[:, 0]  # their numbers
+    # A move copies all keys and values of a slot, so wait until the freed slots are worth it.
     if len(at_rest) < used / 8:
         return 0
 
+    # note how the requests ended
     ended = state.request[at_rest]
     state.out_lengths[ended] = state.sampled[at_rest]
     state.out_stopped[ended] = state.stopped[at_rest]
 
+    # move the tail into the holes
     kept = used - len(at_rest)
     holes = at_rest[at_rest < kept]
     tail = torch.arange(kept, used, device=at_rest.device)
@@ -446,11 +461,12 @@ def compact(state):
                      state.stopped, *state.cache.k, *state.cache.v):
         per_slot[holes] = per_slot[movers]
 
-    # A CUDA graph for more slots than are in use computes free slots too: let each see one key only.
+    # A CUDA graph may have more slots than are in use. Let each free one read a single key.
     state.alive[kept:used] = False
     state.filled[kept:used] = 0
 
     state.used = kept
+    # The bound falls to the true maximum, so that SDPA reads no more keys than it must.
     state.longest = 0
     if kept:
         state.longest = int(state.filled[:kept].max())
@@ -469,7 +485,11 @@ def collect_results(state, group_size):
             'ids': ids[request, :length].tolist(),
             'logprobs': logprobs[request, :length].clone(),  # a view would keep the whole table alive
             'stopped': stopped[request]})
-    return [completions[i:i + group_size] for i in range(0, len(completions), group_size)]
+    # the requests of a prompt follow each other
+    groups = []
+    for first in range(0, len(completions), group_size):
+        groups.append(completions[first:first + group_size])
+    return groups
 
 
 # -----------------------------------------------------------------------------
@@ -478,14 +498,15 @@ def collect_results(state, group_size):
 class KVCache:
     """Keys and values of all slots, one buffer a layer: (slots, length, kv heads, head size).
 
-    A forward uses it in three steps: begin_prefill or begin_decode says which tokens come, then each layer
-    calls write with their keys and values, and (when decoding) attend with their queries.
+    Before a forward, begin_prefill or begin_decode sets which tokens come. In the forward each layer
+    calls write with their keys and values and, when decoding, attend with their queries.
     """
 
     def __init__(self, config, slots, length, device, dtype):
         """Room for `length` tokens in each of `slots` slots."""
         self.slots = slots
         self.length = length
+        self.dtype = dtype
         self.every_slot = torch.arange(slots, device=device)
         self.k = []
         self.v = []
@@ -502,13 +523,16 @@ class KVCache:
 
     def new_buffer(self, config, device, dtype):
         """Zeros (slots, length, kv heads, head size)."""
-        # Zeros, not empty memory: SDPA multiplies masked values by 0, and 0 * NaN is NaN.
         kv_heads = config.num_key_value_heads
         head_dim = head_size(config)
+        # Zeros, because attention multiplies the values of masked positions by 0, and empty memory may
+        # hold a NaN: 0 * NaN is NaN.
         if device.type == 'cpu':
-            # CPU kernels read 2-3 times faster where the positions of a head lie side by side in memory.
-            return torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=dtype).transpose(1, 2)
-        return torch.zeros(self.slots, self.length, kv_heads, head_dim, device=device, dtype=dtype)
+            # CPU kernels read 2-3 times faster where all positions of a head lie side by side.
+            buffer = torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=dtype)
+            return buffer.transpose(1, 2)
+        shape = (self.slots, self.length, kv_heads, head_dim)
+        return torch.zeros(shape, dtype=dtype, device=device)
 
     @staticmethod
     def token_bytes(config, dtype):
@@ -517,15 +541,15 @@ class KVCache:
         return numbers * dtype.itemsize
 
     def begin_prefill(self, to_slot, positions, source=None):
-        """Token source[i] of the packed row goes to slot to_slot[i], position positions[i]; see PackedPrompts."""
+        """Token source[i] goes to positions[i] of slot to_slot[i]: see PackedPrompts. None: token i."""
         self.to_slot = to_slot
         self.positions = positions
         self.source = source
 
     def begin_decode(self, filled, longest):
-        """One new token for each of the first B slots goes to position filled[i] (B,).
+        """Slot i of the first B gets one new token, at position filled[i]: filled (B,).
 
-        `longest` is an upper bound of the tokens in a slot, the new one included.
+        No slot has more than `longest` tokens, the new one included.
         """
         self.to_slot = self.every_slot[:len(filled)]
         self.positions = filled.clone()  # `filled` grows in place after the forward
@@ -533,7 +557,7 @@ class KVCache:
         self.seen = (filled + 1).int()  # a new token sees itself too
         every_position = torch.arange(longest, device=filled.device)
         unseen = every_position >= self.seen[:, None]  # (B, longest)
-        mask = torch.zeros(unseen.shape, dtype=self.k[0].dtype, device=filled.device)
+        mask = torch.zeros(unseen.shape, dtype=self.dtype, device=filled.device)
         self.mask = mask.masked_fill_(unseen, float('-inf'))
 
     def write(self, layer, k, v):
@@ -546,7 +570,7 @@ class KVCache:
         self.v[layer].index_put_((self.to_slot, self.positions), v)
 
     def attend(self, layer, q, scaling):
-        """Attention of q (B, heads, head size) in the first B slots, each over its slot's keys: as q."""
+        """Each query of q (B, heads, head size) over the keys of its slot; returns the same shape."""
         k = self.k[layer][:q.shape[0]]  # (B, length, kv heads, head size), a view
         v = self.v[layer][:q.shape[0]]
         attention = cached_varlen if varlen_works(q, k) else cached_sdpa
@@ -558,11 +582,11 @@ class KVCache:
 
 @dataclass
 class DecoderLayer:
-    """Weights of one layer. Matrices that multiply the same input are fused into one."""
+    """Weights of one layer. Matrices with the same input are fused into one."""
     attention_norm: torch.nn.Module  # RMSNorm before attention
-    qkv: torch.Tensor  # (heads + 2 kv heads) * head size rows: queries, keys, values
-    qkv_bias: torch.Tensor  # None where the family has none
-    qk_scale: torch.Tensor  # (heads + kv heads, head size) weights of the norms of q and k, or None
+    qkv: torch.Tensor  # ((heads + 2 kv heads) * head size, hidden)
+    qkv_bias: torch.Tensor  # or None
+    qk_scale: torch.Tensor  # (heads + kv heads, head size) weights of q_norm and k_norm, or None
     qk_epsilon: float  # of these norms
     scaling: float  # factor of the attention scores
     attention_out: torch.Tensor  # (hidden, heads * head size)
@@ -572,12 +596,12 @@ class DecoderLayer:
 
 
 class Decoder:
-    """A copy of a Llama-, Qwen- or Mistral-shaped model that decodes one token a slot, and nothing else.
+    """A copy of a Llama-, Qwen- or Mistral-shaped model that decodes one token in each slot.
 
-    Its weights are fused and cast to the compute dtype once. The dtypes are those of the trainer's
-    autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the weights' own.
-    generate makes it anew at every call. The copy runs at memory speed, it is never out of date, and it
-    takes no memory while the model trains.
+    Its matrices are fused and cast to the compute dtype once. The dtypes are those of the trainer's
+    autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the dtype of the
+    model's weights. Each call of generate makes a new Decoder. Copying takes as long as reading the
+    weights once, the copy is never out of date, and it takes no memory while the model trains.
     """
     NEEDED = {  # parameters that every layer of the family has
         'self_attn.q_proj.weight', 'self_attn.k_proj.weight', 'self_attn.v_proj.weight',
@@ -600,28 +624,60 @@ class Decoder:
     def __init__(self, model, dtype, length):
         """Copy the weights; the rotary tables hold `length` positions."""
         base = model.base_model
-        config = model.config
         self.dtype = dtype
-        self.head_dim = head_size(config)
-        self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads
+        self.head_dim = head_size(model.config)
+        self.heads = model.config.num_attention_heads
+        self.kv_heads = model.config.num_key_value_heads
         self.embedding = base.embed_tokens.weight  # (V, hidden)
         self.norm = base.norm
         self.head = model.get_output_embeddings().weight.to(dtype)  # (V, hidden)
         self.layers = [self.copy_layer(layer) for layer in base.layers]
 
-        # The model's own module computes the tables. It takes a tensor for its dtype and device.
+        # The model's own module makes the rotary tables, in the dtype and on the device of its input.
         positions = torch.arange(length, device=model.device)
         cos, sin = base.rotary_emb(self.embedding[:1, None], positions[None])  # (1, length, head size)
         self.cos = cos[0, :, None]  # (length, 1, head size)
-        # transformers computes rotate_half(x) * sin. The same is x rolled by half its size, times a sin
-        # whose first half is negated.
+        # rotate_half(x) negates one half of x. Instead, rotate below multiplies by a sin that has its
+        # first half negated.
         self.sin = sin[0, :, None].clone()  # (length, 1, head size)
         half = self.sin.shape[-1] // 2
         self.sin[..., :half].neg_()
 
+    def copy_layer(self, layer):
+        """The DecoderLayer of one of the model's layers."""
+        attention = layer.self_attn
+        mlp = layer.mlp
+
+        # queries, keys and values in one product
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        qkv = torch.cat([projection.weight for projection in projections])
+        qkv_bias = None
+        if attention.q_proj.bias is not None:
+            qkv_bias = torch.cat([projection.bias for projection in projections]).to(self.dtype)
+
+        # one row of weights for each head, so that queries and keys are normed together
+        qk_scale = None
+        if hasattr(attention, 'q_norm'):
+            q_scale = attention.q_norm.weight.expand(self.heads, -1)
+            k_scale = attention.k_norm.weight.expand(self.kv_heads, -1)
+            qk_scale = torch.cat([q_scale, k_scale])
+
+        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        return DecoderLayer(
+            attention_norm=layer.input_layernorm,
+            qkv=qkv.to(self.dtype),
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            qk_epsilon=layer.input_layernorm.variance_epsilon,  # all norms of the family have the same
+            scaling=attention.scaling,
+            attention_out=attention.o_proj.weight.to(self.dtype),
+            mlp_norm=layer.post_attention_layernorm,
+            gate_up=gate_up.to(self.dtype),
+            down=mlp.down_proj.weight.to(self.dtype))
+
     def __call__(self, ids, positions, cache):
-        """Logits (B, V) after tokens ids (B,) at positions (B,); their keys and values go to the cache."""
+        """Logits (B, V) after tokens ids (B,) at positions (B,). Keys and values go to the cache."""
+        # Every cast below is explicit.
         with torch.autocast(ids.device.type, enabled=False):
             x = F.embedding(ids, self.embedding)  # (B, hidden), the residual
             cos = self.cos[positions]  # (B, 1, head size)
@@ -629,57 +685,38 @@ class Decoder:
             for index, layer in enumerate(self.layers):
                 x = x + self.attention(index, layer, x, cos, sin, cache)
                 x = x + self.mlp(layer, x)
-            return linear(rms_norm(x, self.norm).to(self.dtype), self.head)
+            normed = rms_norm(x, self.norm).to(self.dtype)
+            return linear(normed, self.head)
 
-    def copy_layer(self, layer):
-        """The DecoderLayer of one of the model's layers."""
-        attention = layer.self_attn
-        mlp = layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        qkv_bias = None
-        if attention.q_proj.bias is not None:
-            qkv_bias = torch.cat([p.bias for p in projections]).to(self.dtype)
-        qk_scale = None
-        if hasattr(attention, 'q_norm'):
-            q_scale = attention.q_norm.weight.expand(self.heads, -1)
-            k_scale = attention.k_norm.weight.expand(self.kv_heads, -1)
-            qk_scale = torch.cat([q_scale, k_scale])  # (heads + kv heads, head size)
-        return DecoderLayer(
-            attention_norm=layer.input_layernorm,
-            qkv=torch.cat([p.weight for p in projections]).to(self.dtype),
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            qk_epsilon=layer.input_layernorm.variance_epsilon,  # the family has one epsilon for all norms
-            scaling=attention.scaling,
-            attention_out=attention.o_proj.weight.to(self.dtype),
-            mlp_norm=layer.post_attention_layernorm,
-            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(self.dtype),
-            down=mlp.down_proj.weight.to(self.dtype))
-
-    # The steps of a layer use neither len, split, unflatten nor F.rms_norm: the Python code in these took
-    # 7 % of a decode step of one slot.
+    # The blocks avoid len(tensor), split, unflatten and F.rms_norm, whose Python code took 7 % of a
+    # decode step of one slot.
 
     def attention(self, index, layer, x, cos, sin, cache):
         """What the attention of layer number `index` adds to the residual x (B, hidden)."""
+        # queries, keys and values of all heads
         normed = rms_norm(x, layer.attention_norm).to(self.dtype)  # (B, hidden)
         fused = linear(normed, layer.qkv, layer.qkv_bias)  # (B, (heads + 2 kv heads) * head size)
-        qkv = fused.contiguous().view(x.shape[0], -1, self.head_dim)  # (B, heads + 2 kv heads, head size)
+        qkv = fused.contiguous().view(x.shape[0], -1, self.head_dim)
         qk, v = qkv.tensor_split([self.heads + self.kv_heads], 1)
+
+        # norm and rotation treat queries and keys alike
         if layer.qk_scale is not None:
             qk = self.normalise(qk, layer)
         rotated = self.rotate(qk, cos, sin)  # (B, heads + kv heads, head size)
         q, k = rotated.tensor_split([self.heads], 1)
+
+        # The new token attends to itself too, so its key is written first.
         cache.write(index, k, v)
-        attended = cache.attend(index, q, layer.scaling).flatten(1)  # (B, heads * head size)
-        return linear(attended, layer.attention_out)
+        attended = cache.attend(index, q, layer.scaling)  # (B, heads, head size)
+        return linear(attended.flatten(1), layer.attention_out)
 
     def normalise(self, qk, layer):
-        """Qwen3's norms of queries and keys (B, heads + kv heads, head size), in fp32 like its own."""
+        """Qwen3's norms of queries and keys (B, heads + kv heads, head size), computed in fp32."""
         normed = torch.rms_norm(qk.float(), (self.head_dim,), None, layer.qk_epsilon)
         return normed.to(self.dtype) * layer.qk_scale
 
     def rotate(self, qk, cos, sin):
-        """Rotary embeddings of queries and keys: qk * cos + rotate_half(qk) * sin; see __init__ for sin."""
+        """Rotary embeddings: qk * cos + rotate_half(qk) * sin, with the sin of __init__."""
         rolled = qk.roll(self.head_dim // 2, -1)
         return torch.addcmul(qk * cos, rolled, sin).to(self.dtype)
 
@@ -691,11 +728,11 @@ class Decoder:
 
 
 def linear(x, weight, bias=None):
-    """F.linear of x (B, n), on a CPU computed as its transpose where that is faster.
+    """F.linear of x (B, features), which a CPU computes transposed if B is 16 or more.
 
-    MKL divides the work among threads by rows of the first factor. That is x in F.linear, which has few
-    rows, and the weight in the transpose. For 64 rows and an output three times as wide the transpose
-    saves a quarter of the time; for fewer than 16 rows it can be slower.
+    MKL divides the work among its threads by rows of the first factor. In F.linear this is x, which
+    has few rows; in the transposed product it is the weight. With 64 rows and an output three times
+    as wide as x, that saves a quarter of the time. With fewer than 16 rows it can take longer.
     """
     if x.is_cuda or x.shape[0] < 16:
         return F.linear(x, weight, bias)
@@ -710,16 +747,16 @@ def rms_norm(x, norm):
 
 
 # -----------------------------------------------------------------------------
-# checks: can this model be sampled from, and does the Decoder compute what it computes?
+# checks: can this model be sampled from, and does a Decoder give its logits?
 
 decodable = weakref.WeakKeyDictionary()  # model -> whether a Decoder has passed its trial
 
 
 def decoder_of(model, dtype, length):
-    """A function (ids (B,), positions (B,), cache) -> logits (B, V) for slots of `length` tokens.
+    """A function (ids (B,), positions (B,), cache) -> logits (B, V), for slots of `length` tokens.
 
-    It is a Decoder if that computes what the model computes, else the model's own forward, which is
-    slower and says so in a warning. A model's first call makes the trial. Raises UserError if the model
+    It is a Decoder if this gives the model's logits. Else it is the model's own forward, which is
+    slower, and a warning says so. The trial is made once for each model. Raises UserError if the model
     cannot be sampled from at all.
     """
     if model not in decodable:
@@ -730,8 +767,8 @@ def decoder_of(model, dtype, length):
                           f'is used ({reason})', stacklevel=2)
         decodable[model] = reason is None
 
-    # Beyond the sliding window the model's own forward is the safe one: it raises if a layer really
-    # uses the window. A Decoder knows no window.
+    # A Decoder knows no sliding window. If the slots are longer than the window of the configuration,
+    # the model's own forward decodes: it raises UserError if a layer uses the window.
     window = getattr(model.config, 'sliding_window', None)
     beyond_window = window is not None and length > window
     if decodable[model] and not beyond_window:
@@ -740,7 +777,7 @@ def decoder_of(model, dtype, length):
 
 
 def own_forward(model):
-    """A function like a Decoder that calls the model's own forward, with `keep_casts` for its autocast."""
+    """A function that takes what a Decoder takes and calls the model; keep_casts: see callers_autocast."""
     base = model.base_model
     head = model.get_output_embeddings()
 
@@ -755,31 +792,33 @@ def own_forward(model):
 def callers_autocast(device, keep_casts):
     """The caller's autocast for `device` (none if it is off), with or without autocast's cache.
 
-    The cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a parameter. A
-    prefill does without it, because it uses each weight once and copies are cheap beside its products. If
-    the model's own forward decodes, it keeps the copies: it would cast every weight at every step.
+    That cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a parameter.
+    A prefill runs without it, since one cast of each weight costs little beside the prompts. Decoding by
+    the model's own forward keeps the copies: else every step would cast every weight again.
     """
     return torch.autocast(device.type, torch.get_autocast_dtype(device.type),
                           enabled=torch.is_autocast_enabled(device.type), cache_enabled=keep_casts)
 
 
 def why_no_decoder(model, dtype):
-    """The trial of the Decoder: None if it computes what the model computes, else the reason as text.
+    """None if a Decoder gives the logits of the model's own forward, else the reason as a text.
 
-    Raises UserError if even the model's own forward, with our attention, does not compute what the
-    architecture computes.
+    Raises UserError if the own forward, which calls the attention of model.py, does not compute what
+    the architecture computes.
     """
     name = type(model).__name__
     check_settings(name, model.config)
 
-    # First the names of the parameters.
+    # First compare the names of the parameters.
     if not Decoder.fits(model):
-        # load_model makes this check too, but a script may have made the model without load_model.
-        with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance('force_eager'):
+        # load_model does this too, but a script may have made the model without load_model.
+        without_autocast = torch.autocast(model.device.type, enabled=False)
+        with without_autocast, torch.compiler.set_stance('force_eager'):
             check_logits(name, model)
         return 'its parameters are not those of Llama, Qwen or Mistral'
 
-    # Names prove nothing, so compare logits: of a small fp32 model at its last position, then of the model.
+    # The same names may compute something else, so compare logits: first those of a small fp32 model
+    # at its last position, then those of the model itself.
     try:
         last_position = model.config.max_position_embeddings - 1
         with torch.autocast('cpu', enabled=False):
@@ -790,10 +829,10 @@ def why_no_decoder(model, dtype):
             raise
         return first_line(problem)
 
-    # `not error < limit` is true for NaN, `error >= limit` is not.
+    # `not error < limit`, because `error >= limit` would let NaN pass
     if not error_of_twin < 1e-4:
         return f'in fp32 its logits differ by {error_of_twin:.2g} of their norm'
-    limit = 1e-4 if dtype == torch.float32 else 0.05  # bf16 rounds each product to 8 bits
+    limit = 1e-4 if dtype == torch.float32 else 0.05  # bf16 rounds to 8 bits
     if not error < limit:
         return f'its logits differ by {error:.2g} of their norm'
     return None
@@ -802,10 +841,10 @@ def why_no_decoder(model, dtype):
 def twin(model):
     """A small model of the same architecture on the CPU, with random fp32 weights.
 
-    It has every setting of the model but the sizes. Two kinds of difference show on it and could stay
-    hidden on the model. Small ones do not vanish in the rounding of bf16: a quarter of SmolLM3's layers,
-    which has Llama's parameters, does not rotate. And far positions cost nothing: Ministral 3 scales its
-    queries from position 16,384 on.
+    It has all settings of the model but the sizes. It reveals two kinds of differences that the model
+    itself may hide. Some drown in the rounding of bf16: SmolLM3 has Llama's parameters, but a quarter
+    of its layers does not rotate. Some appear only at far positions, which cost nothing here:
+    Ministral 3 scales its queries from position 16,384 on.
     """
     config = copy.deepcopy(model.config)
     config.vocab_size = 16
@@ -821,35 +860,42 @@ def twin(model):
         small = type(model)._from_config(config, dtype=torch.float32, attn_implementation='nanopost')
         for weight in small.parameters():
             if weight.dim() > 1:
-                # with the usual 0.02 attention would be nearly uniform, and errors in it hardly visible
+                # With the usual 0.02 attention is nearly uniform, and its errors hardly change a logit.
                 weight.data.normal_(std=0.1)
     return small.eval()
 
 
 def decoder_error(model, dtype, last):
-    """Relative error of a Decoder's logits for a fourth token at position `last`, against the model's."""
+    """Relative error of a Decoder's logits for a fourth token at position `last`."""
     ids = torch.arange(1, 5, device=model.device)
-    positions = torch.tensor([0, last // 3, 2 * last // 3, last], device=model.device)
+    # three tokens before it, spread over all positions
+    spread = [0, last // 3, 2 * last // 3, last]
+    positions = torch.tensor(spread, device=model.device)
     cache = prefill_three(model, dtype, ids[:3], positions[:3])
+    new_id = ids[3:]
+    new_position = positions[3:]
+
     decoder = Decoder(model, dtype, last + 1)
-    found = decoder(ids[3:], positions[3:], cache)
-    # The cache holds the fourth token now; the model writes its own key and value over it.
-    expected = own_forward(model)(ids[3:], positions[3:], cache, keep_casts=False)
+    found = decoder(new_id, new_position, cache)
+    # The model overwrites the decoder's key and value of the fourth token with its own.
+    expected = own_forward(model)(new_id, new_position, cache, keep_casts=False)
     return relative_error(found, expected)
 
 
 def check_own_forward(model, dtype):
-    """UserError unless the model's own forward gives a token the same logits with the KV cache as without.
+    """UserError unless the model gives a token the same logits with the KV cache as without it.
 
-    The cache holds one key and one value for each layer, token and key head. Some architectures keep more
-    or something else.
+    The cache holds one key and one value for each layer, token and key head. Some architectures keep
+    something else.
     """
     name = type(model).__name__
     ids = torch.arange(1, 5, device=model.device)
     positions = torch.arange(4, device=model.device)
     try:
+        # the fourth token after three in the cache
         cache = prefill_three(model, dtype, ids[:3], positions[:3])
         found = own_forward(model)(ids[3:], positions[3:], cache, keep_casts=False)
+        # all four tokens as one document
         with callers_autocast(model.device, keep_casts=False):
             output = model.base_model(
                 input_ids=ids[None], position_ids=positions[None], use_cache=False,
@@ -879,9 +925,11 @@ def prefill_three(model, dtype, ids, positions):
 
 
 def relative_error(found, expected):
-    """Norm of the difference by the norm of `expected`."""
-    difference = found.float() - expected.float()
-    return (difference.norm() / expected.float().norm()).item()
+    """Norm of the difference, divided by the norm of `expected`."""
+    expected = expected.float()
+    difference = found.float() - expected
+    ratio = difference.norm() / expected.norm()
+    return ratio.item()
 
 
 # -----------------------------------------------------------------------------
@@ -890,39 +938,40 @@ def relative_error(found, expected):
 class StepGraphs:
     """Decode steps recorded as CUDA graphs.
 
-    To launch a step's kernels one by one takes longer than they run; a graph launches them at once. Its
-    shapes are fixed. A step for n slots therefore runs for the next larger number in BUCKETS; the slots
-    beyond n are free, and the results for them belong to no request. The first step of each size runs as it
-    is, as a warm-up, and is then recorded. Later steps of this size replay the recording.
+    Launching the kernels of a step one by one takes longer than running them; a graph launches all of
+    them at once. The shapes of a graph are fixed. A step for n slots therefore runs the graph for the
+    next larger number in BUCKETS. The slots beyond n are free, and their results are dropped. The first
+    step of each size runs as it is, which warms up, and is then recorded. Later steps replay it.
     """
 
     def __init__(self, step, slots, cuda=torch.cuda):
-        """step(n) makes a token for each of the first n of `slots` slots, and never waits for the GPU."""
+        """step(n) makes a token for each of the first n of all `slots`, and never waits for the GPU."""
         self.step = step
         self.slots = slots
         self.cuda = cuda
         self.graphs = {}  # number of slots -> the recorded step
-        # One pool of memory for all graphs, as large as the largest needs: nothing in it outlives a replay.
+        # One pool of memory for all graphs, as large as the largest needs: nothing in it outlives a
+        # replay.
         self.pool = cuda.graph_pool_handle()
         # One stream for warm-up and recording: each new stream would keep a workspace of 32 MiB.
         self.stream = cuda.Stream()
 
     def __call__(self, n):
         """Make a token for each of the first n slots."""
-        sizes = [size for size in BUCKETS if size < self.slots] + [self.slots]
-        size = min(size for size in sizes if size >= n)
+        sizes = (*BUCKETS, self.slots)
+        size = min(size for size in sizes if n <= size <= self.slots)
         if size in self.graphs:
             self.graphs[size].replay()
             return
 
-        # warm up
+        # The first step warms up, on the stream that records. Each stream waits for the other.
         self.stream.wait_stream(self.cuda.current_stream())
         with self.cuda.stream(self.stream):
             self.step(size)
         self.cuda.current_stream().wait_stream(self.stream)
 
-        # Record; this runs nothing. 'thread_local': NCCL's threads may call CUDA meanwhile, which would end
-        # a recording of all threads.
+        # Recording runs nothing. 'thread_local': NCCL's threads may call CUDA meanwhile, which would end
+        # a recording that covers all threads.
         self.graphs[size] = self.cuda.CUDAGraph()
         with self.cuda.graph(self.graphs[size], pool=self.pool, stream=self.stream,
                              capture_error_mode='thread_local'):
