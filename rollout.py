@@ -1,11 +1,11 @@
 """Rollouts: sample completions of many prompts, token by token.
 
 A request is one completion of one prompt. A slot is the place of one request in the KV cache. There
-are often fewer slots than requests. A prefill computes the prompts of the requests that enter slots.
-Then each decode step adds one token to every slot in use. When a request ends, its slot goes to a
-request that waits. The cost therefore grows with the number of tokens sampled, and not with the
-longest completion times the number of requests. Four requests for each of the prompts A and B, in
-four slots (time runs to the right):
+are often fewer slots than requests. A prefill computes the prompts of the requests that enter
+slots. Then each decode step adds one token to every slot in use. When a request ends, its slot goes
+to a request that waits. The cost therefore grows with the number of tokens sampled, and not with
+the longest completion times the number of requests. Four requests for each of the prompts A and B,
+in four slots (time runs to the right):
 
               prefill    decode     A1 ends    compact    refill
     slot 0    A0         A0         A0         A0         A0
@@ -51,13 +51,13 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
              kv_cache_gb=4.0, progress=None):
     """Sample `group_size` completions of each prompt (token ids) from softmax(logits / temperature).
 
-    Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see the
-    top of this file). Nothing of the model's generation_config is applied. Temperature 0 takes the
-    most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
+    Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see
+    the top of this file). Nothing of the model's generation_config is applied. Temperature 0 takes
+    the most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
     `seeds` holds a key for each prompt, an int or a tuple that random_stream takes. A completion
-    depends on its prompt's seed and its place in the group. Up to rounding it does not depend on the
-    batch, the size of the KV cache or the number of ranks. The KV cache takes `kv_cache_gb` GB (1e9
-    bytes), or less if the GPU has less. `progress` is the label of a progress bar.
+    depends on its prompt's seed and its place in the group. Up to rounding it does not depend on
+    the batch, the size of the KV cache or the number of ranks. The KV cache takes `kv_cache_gb` GB
+    (1e9 bytes), or less if the GPU has less. `progress` is the label of a progress bar.
 
     Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
     logprobs (fp32, at `temperature`) and stopped (False: cut at max_new_tokens).
@@ -172,12 +172,12 @@ class State:
     """Everything that a call of generate keeps between its steps.
 
     N is the number of requests, S the number of slots, T is max_new_tokens. The slots in use are
-    always the first ones. All tensors are on the model's device. They are changed in place and never
-    replaced, because a CUDA graph keeps the addresses that it was recorded with.
+    always the first ones. All tensors are on the model's device. They are changed in place and
+    never replaced, because a CUDA graph keeps the addresses that it was recorded with.
 
     A slot whose request has ended is at rest until compact frees it. Decode steps still compute it,
-    since their shapes are fixed. Its tokens are written to row N of the results, which belongs to no
-    request.
+    since their shapes are fixed. Its tokens are written to row N of the results, which belongs to
+    no request.
     """
     # settings of the call
     temperature: float
@@ -253,8 +253,9 @@ def refill(model, state):
 class PackedPrompts:
     """Prompts packed end to end for one forward, and where their keys and values go.
 
-    The prompt of a group is computed once, and its keys and values are written to every slot of the group.
-    Prompt A has the tokens a0 a1 a2, prompt B has b0 b1. Two requests of each enter the slots 4 to 7:
+    The prompt of a group is computed once, and its keys and values are written to every slot of the
+    group. Prompt A has the tokens a0 a1 a2, prompt B has b0 b1. Two requests of each enter the
+    slots 4 to 7:
 
         ids         a0 a1 a2 b0 b1                  one packed row, one forward
         in row      0  1  2  3  4
@@ -284,7 +285,8 @@ def pack_prompts(state):
     """Take waiting requests for the free slots, up to PREFILL_TOKENS prompt tokens, and pack them.
 
     A prompt longer than PREFILL_TOKENS is packed alone. If there are too few slots for a group, the
-    rest of its requests stay at the head of the queue, and a later prefill computes the prompt again.
+    rest of its requests stay at the head of the queue, and a later prefill computes the prompt
+    again.
     """
     packed = PackedPrompts()
     slot = state.used
@@ -358,8 +360,8 @@ def decode_step(model, decode, state):
     keys = state.cache.k[0][:, 0]  # (S, kv heads, head size), some keys to ask for the kernel with
     heads_per_key = model.config.num_attention_heads // keys.shape[1]
     queries = keys.repeat_interleave(heads_per_key, 1)  # (S, heads, head size)
-    # A graph's shapes are fixed. SDPA takes a mask that grows with every step; the varlen kernel takes
-    # no mask. The model's own forward may do anything, so only a Decoder is recorded.
+    # A graph's shapes are fixed. SDPA takes a mask that grows with every step; the varlen kernel
+    # takes no mask. The model's own forward may do anything, so only a Decoder is recorded.
     if isinstance(decode, Decoder) and varlen_works(queries, keys):
         return StepGraphs(step, state.cache.slots)
     return step
@@ -420,7 +422,8 @@ def sample_token(logits, temperature, uniform):
         # Probabilities sum to 1 only up to rounding, so scale by their sum.
         total = cumulative[:, -1:]  # (B, 1)
         threshold = uniform[:, None] * total
-        # right=True: the first entry above the threshold, so a token of probability 0 is never drawn
+        # right=True: the first entry above the threshold, so a token of probability 0 is never
+        # drawn
         found = torch.searchsorted(cumulative, threshold, right=True)  # (B, 1)
         ids = found[:, 0].clamp_(max=logits.shape[1] - 1)
     chosen = logprobs.gather(1, ids[:, None])  # (B, 1)
@@ -434,8 +437,8 @@ def compact(state):
     """Free the slots at rest if they are at least an eighth of those in use; returns how many.
 
     Slots at the tail that are alive move into the holes. The slots in use are then the first ones
-    again, and a decode step reads them as a view of the KV cache instead of gathering them. Here six
-    slots are in use and two are at rest, so four remain. B1 moves from the tail into the hole:
+    again, and a decode step reads them as a view of the KV cache instead of gathering them. Here
+    six slots are in use and two are at rest, so four remain. B1 moves from the tail into the hole:
 
         slot      0    1    2    3    4    5                0    1    2    3    4    5
         before    A0   rest A2   A3   rest B1      after    A0   B1   A2   A3   free free
@@ -498,8 +501,8 @@ def collect_results(state, group_size):
 class KVCache:
     """Keys and values of all slots, one buffer a layer: (slots, length, kv heads, head size).
 
-    Before a forward, begin_prefill or begin_decode sets which tokens come. In the forward each layer
-    calls write with their keys and values and, when decoding, attend with their queries.
+    Before a forward, begin_prefill or begin_decode sets which tokens come. In the forward each
+    layer calls write with their keys and values and, when decoding, attend with their queries.
     """
 
     def __init__(self, config, slots, length, device, dtype):
@@ -525,8 +528,8 @@ class KVCache:
         """Zeros (slots, length, kv heads, head size)."""
         kv_heads = config.num_key_value_heads
         head_dim = head_size(config)
-        # Zeros, because attention multiplies the values of masked positions by 0, and empty memory may
-        # hold a NaN: 0 * NaN is NaN.
+        # Zeros, because attention multiplies the values of masked positions by 0, and empty memory
+        # may hold a NaN: 0 * NaN is NaN.
         if device.type == 'cpu':
             # CPU kernels read 2-3 times faster where all positions of a head lie side by side.
             buffer = torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=dtype)
@@ -599,9 +602,9 @@ class Decoder:
     """A copy of a Llama-, Qwen- or Mistral-shaped model that decodes one token in each slot.
 
     Its matrices are fused and cast to the compute dtype once. The dtypes are those of the trainer's
-    autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the dtype of the
-    model's weights. Each call of generate makes a new Decoder. Copying takes as long as reading the
-    weights once, the copy is never out of date, and it takes no memory while the model trains.
+    autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the dtype of
+    the model's weights. Each call of generate makes a new Decoder. Copying takes as long as reading
+    the weights once, the copy is never out of date, and it takes no memory while the model trains.
     """
     NEEDED = {  # parameters that every layer of the family has
         'self_attn.q_proj.weight', 'self_attn.k_proj.weight', 'self_attn.v_proj.weight',
@@ -633,12 +636,13 @@ class Decoder:
         self.head = model.get_output_embeddings().weight.to(dtype)  # (V, hidden)
         self.layers = [self.copy_layer(layer) for layer in base.layers]
 
-        # The model's own module makes the rotary tables, in the dtype and on the device of its input.
+        # The model's own module makes the rotary tables, in the dtype and on the device of its
+        # input.
         positions = torch.arange(length, device=model.device)
         cos, sin = base.rotary_emb(self.embedding[:1, None], positions[None])  # (1, length, head size)
         self.cos = cos[0, :, None]  # (length, 1, head size)
-        # rotate_half(x) negates one half of x. Instead, rotate below multiplies by a sin that has its
-        # first half negated.
+        # rotate_half(x) negates one half of x. Instead, rotate below multiplies by a sin that has
+        # its first half negated.
         self.sin = sin[0, :, None].clone()  # (length, 1, head size)
         half = self.sin.shape[-1] // 2
         self.sin[..., :half].neg_()
@@ -756,8 +760,8 @@ def decoder_of(model, dtype, length):
     """A function (ids (B,), positions (B,), cache) -> logits (B, V), for slots of `length` tokens.
 
     It is a Decoder if this gives the model's logits. Else it is the model's own forward, which is
-    slower, and a warning says so. The trial is made once for each model. Raises UserError if the model
-    cannot be sampled from at all.
+    slower, and a warning says so. The trial is made once for each model. Raises UserError if the
+    model cannot be sampled from at all.
     """
     if model not in decodable:
         reason = why_no_decoder(model, dtype)
@@ -767,8 +771,9 @@ def decoder_of(model, dtype, length):
                           f'is used ({reason})', stacklevel=2)
         decodable[model] = reason is None
 
-    # A Decoder knows no sliding window. If the slots are longer than the window of the configuration,
-    # the model's own forward decodes: it raises UserError if a layer uses the window.
+    # A Decoder knows no sliding window. If the slots are longer than the window of the
+    # configuration, the model's own forward decodes: it raises UserError if a layer uses the
+    # window.
     window = getattr(model.config, 'sliding_window', None)
     beyond_window = window is not None and length > window
     if decodable[model] and not beyond_window:
@@ -792,9 +797,10 @@ def own_forward(model):
 def callers_autocast(device, keep_casts):
     """The caller's autocast for `device` (none if it is off), with or without autocast's cache.
 
-    That cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a parameter.
-    A prefill runs without it, since one cast of each weight costs little beside the prompts. Decoding by
-    the model's own forward keeps the copies: else every step would cast every weight again.
+    That cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a
+    parameter. A prefill runs without it, since one cast of each weight costs little beside the
+    prompts. Decoding by the model's own forward keeps the copies: else every step would cast every
+    weight again.
     """
     return torch.autocast(device.type, torch.get_autocast_dtype(device.type),
                           enabled=torch.is_autocast_enabled(device.type), cache_enabled=keep_casts)
@@ -803,8 +809,8 @@ def callers_autocast(device, keep_casts):
 def why_no_decoder(model, dtype):
     """None if a Decoder gives the logits of the model's own forward, else the reason as a text.
 
-    Raises UserError if the own forward, which calls the attention of model.py, does not compute what
-    the architecture computes.
+    Raises UserError if the own forward, which calls the attention of model.py, does not compute
+    what the architecture computes.
     """
     name = type(model).__name__
     check_settings(name, model.config)
@@ -817,8 +823,8 @@ def why_no_decoder(model, dtype):
             check_logits(name, model)
         return 'its parameters are not those of Llama, Qwen or Mistral'
 
-    # The same names may compute something else, so compare logits: first those of a small fp32 model
-    # at its last position, then those of the model itself.
+    # The same names may compute something else, so compare logits: first those of a small fp32
+    # model at its last position, then those of the model itself.
     try:
         last_position = model.config.max_position_embeddings - 1
         with torch.autocast('cpu', enabled=False):
@@ -841,10 +847,10 @@ def why_no_decoder(model, dtype):
 def twin(model):
     """A small model of the same architecture on the CPU, with random fp32 weights.
 
-    It has all settings of the model but the sizes. It reveals two kinds of differences that the model
-    itself may hide. Some drown in the rounding of bf16: SmolLM3 has Llama's parameters, but a quarter
-    of its layers does not rotate. Some appear only at far positions, which cost nothing here:
-    Ministral 3 scales its queries from position 16,384 on.
+    It has all settings of the model but the sizes. It reveals two kinds of differences that the
+    model itself may hide. Some drown in the rounding of bf16: SmolLM3 has Llama's parameters, but a
+    quarter of its layers does not rotate. Some appear only at far positions, which cost nothing
+    here: Ministral 3 scales its queries from position 16,384 on.
     """
     config = copy.deepcopy(model.config)
     config.vocab_size = 16
@@ -860,7 +866,8 @@ def twin(model):
         small = type(model)._from_config(config, dtype=torch.float32, attn_implementation='nanopost')
         for weight in small.parameters():
             if weight.dim() > 1:
-                # With the usual 0.02 attention is nearly uniform, and its errors hardly change a logit.
+                # With the usual 0.02 attention is nearly uniform, and its errors hardly change a
+                # logit.
                 weight.data.normal_(std=0.1)
     return small.eval()
 
@@ -885,8 +892,8 @@ def decoder_error(model, dtype, last):
 def check_own_forward(model, dtype):
     """UserError unless the model gives a token the same logits with the KV cache as without it.
 
-    The cache holds one key and one value for each layer, token and key head. Some architectures keep
-    something else.
+    The cache holds one key and one value for each layer, token and key head. Some architectures
+    keep something else.
     """
     name = type(model).__name__
     ids = torch.arange(1, 5, device=model.device)
@@ -938,10 +945,11 @@ def relative_error(found, expected):
 class StepGraphs:
     """Decode steps recorded as CUDA graphs.
 
-    Launching the kernels of a step one by one takes longer than running them; a graph launches all of
-    them at once. The shapes of a graph are fixed. A step for n slots therefore runs the graph for the
-    next larger number in BUCKETS. The slots beyond n are free, and their results are dropped. The first
-    step of each size runs as it is, which warms up, and is then recorded. Later steps replay it.
+    Launching the kernels of a step one by one takes longer than running them; a graph launches all
+    of them at once. The shapes of a graph are fixed. A step for n slots therefore runs the graph
+    for the next larger number in BUCKETS. The slots beyond n are free, and their results are
+    dropped. The first step of each size runs as it is, which warms up, and is then recorded. Later
+    steps replay it.
     """
 
     def __init__(self, step, slots, cuda=torch.cuda):
@@ -970,8 +978,8 @@ class StepGraphs:
             self.step(size)
         self.cuda.current_stream().wait_stream(self.stream)
 
-        # Recording runs nothing. 'thread_local': NCCL's threads may call CUDA meanwhile, which would end
-        # a recording that covers all threads.
+        # Recording runs nothing. 'thread_local': NCCL's threads may call CUDA meanwhile, which
+        # would end a recording that covers all threads.
         self.graphs[size] = self.cuda.CUDAGraph()
         with self.cuda.graph(self.graphs[size], pool=self.pool, stream=self.stream,
                              capture_error_mode='thread_local'):
