@@ -4,8 +4,9 @@ A request is one completion of one prompt. A slot is the place of one request in
 are often fewer slots than requests. A prefill computes the prompts of the requests that enter
 slots. Then each decode step adds one token to every slot in use. When a request ends, its slot goes
 to a request that waits. The cost therefore grows with the number of tokens sampled, and not with
-the longest completion times the number of requests. Four requests for each of the prompts A and B,
-in four slots (time runs to the right):
+the longest completion times the number of requests.
+
+An example with four slots and four requests for each of the prompts A and B. Time runs to the right:
 
               prefill    decode     A1 ends    compact    refill
     slot 0    A0         A0         A0         A0         A0
@@ -54,6 +55,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see
     the top of this file). Nothing of the model's generation_config is applied. Temperature 0 takes
     the most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
+
     `seeds` holds a key for each prompt, an int or a tuple that random_stream takes. A completion
     depends on its prompt's seed and its place in the group. Up to rounding it does not depend on
     the batch, the size of the KV cache or the number of ranks. The KV cache takes `kv_cache_gb` GB
@@ -69,6 +71,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
         raise ValueError('sampling needs one seed a prompt')
     slot_tokens = tokens_of_longest(model.config, prompts, max_new_tokens)
     n_requests = len(prompts) * group_size
+
     # In training mode the layers would checkpoint their activations.
     was_training = model.training
     model.eval()
@@ -80,7 +83,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     cache = KVCache(model.config, slots, slot_tokens, model.device, dtype)
     uniform = draw_random_numbers(len(prompts), group_size, max_new_tokens, seeds)
     state = new_state(prompts, group_size, temperature, stop_ids, uniform.to(model.device), cache)
-    advance = decode_step(model, decode, state)
+    advance = step_function(model, decode, state)
 
     # compact looks at which requests have ended, and for that the host waits for the GPU. So a GPU
     # makes 16 steps between two looks. A CPU loses nothing by a look and makes only 4: fewer steps
@@ -104,7 +107,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
 
 
 def tokens_of_longest(config, prompts, max_new_tokens):
-    """Tokens of the longest prompt with its completion. UserError if the model has fewer positions."""
+    """Tokens of the longest prompt with its completion; UserError if they are too many."""
     tokens = max(map(len, prompts)) + max_new_tokens
     if tokens > config.max_position_embeddings:
         raise UserError(f'a prompt and max_new_tokens make {tokens} tokens, the model has '
@@ -121,7 +124,10 @@ def compute_dtype(model):
 
 
 def number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb):
-    """How many slots of `slot_tokens` tokens fit, one for each request at most. UserError if none fits."""
+    """How many slots of `slot_tokens` tokens fit; at most one for each request.
+
+    Raises UserError if none fits.
+    """
     device = model.device
     room = kv_cache_gb * 1e9  # bytes
     if device.type == 'cuda':
@@ -133,8 +139,8 @@ def number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb):
     slot_bytes = slot_tokens * KVCache.token_bytes(model.config, dtype)
     slots = min(n_requests, int(room // slot_bytes))
     if slots < 1:
-        raise UserError(f'one row of {slot_tokens} tokens does not fit a KV cache of {room / 1e9:.3g} GB: '
-                        'raise kv_cache_gb, or lower max_new_tokens')
+        raise UserError(f'one row of {slot_tokens} tokens does not fit a KV cache of '
+                        f'{room / 1e9:.3g} GB: raise kv_cache_gb, or lower max_new_tokens')
     return slots
 
 
@@ -143,9 +149,9 @@ def draw_random_numbers(n_prompts, group_size, max_new_tokens, seeds):
 
     Each pair (seed, member of the group) has its own random stream, drawn ahead. If all tokens came
     from one stream in the order of sampling, a completion would depend on the completions that run
-    beside it, on the size of the KV cache and on the number of ranks. Besides, a CUDA graph replays
-    fixed operations on fixed memory: a step that only reads numbers can be replayed. The last row
-    belongs to no request (see State).
+    beside it, on the size of the KV cache and on the number of ranks. Drawing
+    ahead also keeps the random generator out of the decode step, which is recorded as a CUDA graph.
+    The last row belongs to no request (see State).
     """
     # float64: a float32 has too few values to reach rare tokens
     uniform = torch.zeros(n_prompts * group_size + 1, max_new_tokens, dtype=torch.float64)
@@ -175,9 +181,9 @@ class State:
     always the first ones. All tensors are on the model's device. They are changed in place and
     never replaced, because a CUDA graph keeps the addresses that it was recorded with.
 
-    A slot whose request has ended is at rest until compact frees it. Decode steps still compute it,
-    since their shapes are fixed. Its tokens are written to row N of the results, which belongs to
-    no request.
+    A slot whose request has ended is at rest until compact frees it. Decode steps still compute it
+    along with the others. They write its tokens to row N of the results, which belongs to no
+    request.
     """
     # settings of the call
     temperature: float
@@ -191,7 +197,7 @@ class State:
     used: int  # how many slots are in use
     longest: int  # upper bound of `filled` in the slots in use, known without a look at the GPU
     request: torch.Tensor  # (S,) the request in the slot
-    filled: torch.Tensor  # (S,) tokens of this request in the cache
+    filled: torch.Tensor  # (S,) tokens of its prompt and completion in the cache
     sampled: torch.Tensor  # (S,) tokens sampled for it so far
     last_id: torch.Tensor  # (S,) the last of these, which is not in the cache yet
     alive: torch.Tensor  # (S,) bool; False: the slot is at rest or free
@@ -244,6 +250,7 @@ def refill(model, state):
     """Prefill waiting requests until none waits or too few slots are free."""
     # A prefill halts the slots in use, so it waits until at least an eighth of all slots is free.
     enough = max(1, state.cache.slots // 8)
+    # Several prefills may be needed, since each takes up to PREFILL_TOKENS prompt tokens.
     while state.waiting and state.cache.slots - state.used >= enough:
         packed = pack_prompts(state)
         prefill(model, state, packed)
@@ -272,11 +279,15 @@ class PackedPrompts:
         requests    A0      A1      B0    B1        one for each new slot
         last        2       2       4     4         its prompt's last token in the packed row
     """
+    # one entry for each token of the packed row
     ids: list = field(default_factory=list)
-    lengths: list = field(default_factory=list)  # tokens of each prompt
+    # one entry for each prompt
+    lengths: list = field(default_factory=list)  # its number of tokens
+    # one entry for each token that is written to the KV cache
     source: list = field(default_factory=list)
     to_slot: list = field(default_factory=list)
     positions: list = field(default_factory=list)
+    # one entry for each new slot
     requests: list = field(default_factory=list)
     last: list = field(default_factory=list)
 
@@ -284,15 +295,15 @@ class PackedPrompts:
 def pack_prompts(state):
     """Take waiting requests for the free slots, up to PREFILL_TOKENS prompt tokens, and pack them.
 
-    A prompt longer than PREFILL_TOKENS is packed alone. If there are too few slots for a group, the
-    rest of its requests stay at the head of the queue, and a later prefill computes the prompt
-    again.
+    A prompt longer than PREFILL_TOKENS is packed alone. If a group gets too few slots, the rest of
+    its requests stay at the head of the queue, and a later prefill computes their prompt again.
     """
     packed = PackedPrompts()
     slot = state.used
     while state.waiting and slot < state.cache.slots:
         prompt = state.waiting[0].prompt
-        if packed.ids and len(packed.ids) + len(prompt) > PREFILL_TOKENS:
+        too_long = len(packed.ids) + len(prompt) > PREFILL_TOKENS
+        if too_long and packed.ids:
             break
 
         # as many requests of the group as there are free slots
@@ -319,7 +330,7 @@ def pack_prompts(state):
 
 
 def prefill(model, state, packed):
-    """Compute the packed prompts by the model's own forward and sample each request's first token."""
+    """Run the model's own forward on the packed prompts and sample each request's first token."""
     device = model.device
     documents = Documents(packed.lengths, device)  # prompts in one packed row do not see each other
     last = torch.tensor(packed.last, device=device)  # (new slots,)
@@ -328,7 +339,8 @@ def prefill(model, state, packed):
         torch.tensor(packed.positions, device=device),
         torch.tensor(packed.source, device=device))
 
-    # Without autocast's cache, which would keep a bf16 copy of every weight beside the decoder's.
+    # transformers hands kv_slots and documents down to attention in model.py, which fills the cache.
+    # Autocast's own cache is off: it would keep a bf16 copy of every weight beside the decoder's.
     with callers_autocast(device, keep_casts=False):
         output = model.base_model(
             input_ids=torch.tensor([packed.ids], device=device),
@@ -354,14 +366,16 @@ def prefill(model, state, packed):
 # -----------------------------------------------------------------------------
 # decode: one more token for every slot in use
 
-def decode_step(model, decode, state):
-    """A function advance(n): one more token for each of the first n slots; CUDA graphs if possible."""
+def step_function(model, decode, state):
+    """A function advance(n) that decodes one token in each of the first n slots."""
     step = functools.partial(decode_one_token, decode, state)
-    keys = state.cache.k[0][:, 0]  # (S, kv heads, head size), some keys to ask for the kernel with
+    # On a GPU the step is recorded as CUDA graphs, whose shapes are fixed. SDPA takes a mask that
+    # grows with every step, but the varlen kernel ignores the mask. So ask whether the kernel takes
+    # keys and queries of this shape.
+    keys = state.cache.k[0][:, 0]  # (S, kv heads, head size)
     heads_per_key = model.config.num_attention_heads // keys.shape[1]
     queries = keys.repeat_interleave(heads_per_key, 1)  # (S, heads, head size)
-    # A graph's shapes are fixed. SDPA takes a mask that grows with every step; the varlen kernel
-    # takes no mask. The model's own forward may do anything, so only a Decoder is recorded.
+    # The model's own forward may wait for the GPU, so only a Decoder is recorded.
     if isinstance(decode, Decoder) and varlen_works(queries, keys):
         return StepGraphs(step, state.cache.slots)
     return step
@@ -374,7 +388,8 @@ def decode_one_token(decode, state, n):
     """
     state.cache.begin_decode(state.filled[:n], state.longest)
     logits = decode(state.last_id[:n], state.cache.positions, state.cache)  # (n, V)
-    # The last token is in the cache now. In a slot at rest the next one may overwrite it.
+    # The last token is in the cache now. A slot at rest does not grow: its next token will overwrite
+    # this one.
     state.filled[:n] += state.alive[:n]
     sample_and_record(state, logits, slice(0, n))
 
@@ -417,13 +432,12 @@ def sample_token(logits, temperature, uniform):
     if temperature == 0:
         ids = logprobs.argmax(-1)  # (B,)
     else:
-        # float64: a float32 sum over a large vocabulary would lose rare tokens
+        # float64: a float32 sum near 1 no longer grows by the probability of a rare token
         cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (B, V)
         # Probabilities sum to 1 only up to rounding, so scale by their sum.
         total = cumulative[:, -1:]  # (B, 1)
         threshold = uniform[:, None] * total
-        # right=True: the first entry above the threshold, so a token of probability 0 is never
-        # drawn
+        # right=True: the first entry above the threshold, so probability 0 is never drawn
         found = torch.searchsorted(cumulative, threshold, right=True)  # (B, 1)
         ids = found[:, 0].clamp_(max=logits.shape[1] - 1)
     chosen = logprobs.gather(1, ids[:, None])  # (B, 1)
@@ -445,8 +459,8 @@ def compact(state):
     """
     used = state.used
     # The host must know how many slots are at rest: here it waits for the GPU.
-    at_rest = (~state.alive[:used]).nonzero()[:, 0]  # their numbers
-    # A move copies all keys and values of a slot, so wait until the freed slots are worth it.
+    at_rest = (~state.alive[:used]).nonzero()[:, 0]  # slot numbers
+    # A move copies all keys and values of a slot, so it waits until it frees an eighth of the slots.
     if len(at_rest) < used / 8:
         return 0
 
@@ -486,7 +500,7 @@ def collect_results(state, group_size):
     for request, length in enumerate(lengths):
         completions.append({
             'ids': ids[request, :length].tolist(),
-            'logprobs': logprobs[request, :length].clone(),  # a view would keep the whole table alive
+            'logprobs': logprobs[request, :length].clone(),  # a view would keep the whole table
             'stopped': stopped[request]})
     # the requests of a prompt follow each other
     groups = []
@@ -514,8 +528,8 @@ class KVCache:
         self.k = []
         self.v = []
         for _ in range(config.num_hidden_layers):
-            self.k.append(self.new_buffer(config, device, dtype))
-            self.v.append(self.new_buffer(config, device, dtype))
+            self.k.append(self.new_buffer(config, device))
+            self.v.append(self.new_buffer(config, device))
 
         # set by begin_prefill and begin_decode
         self.to_slot = None  # (tokens,) the slot that each token goes to
@@ -524,18 +538,18 @@ class KVCache:
         self.seen = None  # (B,) int32: keys that each new token sees, when decoding
         self.mask = None  # (B, longest) 0 or -inf: the same for SDPA
 
-    def new_buffer(self, config, device, dtype):
+    def new_buffer(self, config, device):
         """Zeros (slots, length, kv heads, head size)."""
         kv_heads = config.num_key_value_heads
         head_dim = head_size(config)
-        # Zeros, because attention multiplies the values of masked positions by 0, and empty memory
-        # may hold a NaN: 0 * NaN is NaN.
+        # Zeros, because attention multiplies the values at masked positions by 0. Memory that nobody
+        # has written may hold a NaN, and 0 * NaN is NaN.
         if device.type == 'cpu':
-            # CPU kernels read 2-3 times faster where all positions of a head lie side by side.
-            buffer = torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=dtype)
+            # CPU kernels read this order in memory 2-3 times faster.
+            buffer = torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=self.dtype)
             return buffer.transpose(1, 2)
         shape = (self.slots, self.length, kv_heads, head_dim)
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.zeros(shape, dtype=self.dtype, device=device)
 
     @staticmethod
     def token_bytes(config, dtype):
@@ -544,7 +558,10 @@ class KVCache:
         return numbers * dtype.itemsize
 
     def begin_prefill(self, to_slot, positions, source=None):
-        """Token source[i] goes to positions[i] of slot to_slot[i]: see PackedPrompts. None: token i."""
+        """Token source[i] of the packed row goes to slot to_slot[i], at positions[i].
+
+        See the picture of PackedPrompts. Without `source` token i goes there.
+        """
         self.to_slot = to_slot
         self.positions = positions
         self.source = source
@@ -573,7 +590,7 @@ class KVCache:
         self.v[layer].index_put_((self.to_slot, self.positions), v)
 
     def attend(self, layer, q, scaling):
-        """Each query of q (B, heads, head size) over the keys of its slot; returns the same shape."""
+        """Attention of q (B, heads, head size), one query a slot, to the keys of its slot; as q."""
         k = self.k[layer][:q.shape[0]]  # (B, length, kv heads, head size), a view
         v = self.v[layer][:q.shape[0]]
         attention = cached_varlen if varlen_works(q, k) else cached_sdpa
@@ -599,7 +616,7 @@ class DecoderLayer:
 
 
 class Decoder:
-    """A copy of a Llama-, Qwen- or Mistral-shaped model that decodes one token in each slot.
+    """A copy of a Llama-, Qwen- or Mistral-shaped model (the family) that decodes one token a slot.
 
     Its matrices are fused and cast to the compute dtype once. The dtypes are those of the trainer's
     autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the dtype of
@@ -616,11 +633,13 @@ class Decoder:
 
     @classmethod
     def fits(cls, model):
-        """Whether every layer has the parameters of the family. decoder_of compares the logits too."""
+        """Whether every layer has the parameters of the family. why_no_decoder compares logits too."""
         layers = getattr(model.base_model, 'layers', [])
         for layer in layers:
             names = {name for name, _ in layer.named_parameters()}
-            if not cls.NEEDED <= names <= cls.NEEDED | cls.OPTIONAL:
+            lacking = cls.NEEDED - names
+            unknown = names - cls.NEEDED - cls.OPTIONAL
+            if lacking or unknown:
                 return False
         return len(layers) > 0
 
@@ -636,13 +655,13 @@ class Decoder:
         self.head = model.get_output_embeddings().weight.to(dtype)  # (V, hidden)
         self.layers = [self.copy_layer(layer) for layer in base.layers]
 
-        # The model's own module makes the rotary tables, in the dtype and on the device of its
-        # input.
+        # The model's own module makes the rotary tables, with dtype and device of its first argument.
         positions = torch.arange(length, device=model.device)
-        cos, sin = base.rotary_emb(self.embedding[:1, None], positions[None])  # (1, length, head size)
+        like = self.embedding[:1, None]
+        cos, sin = base.rotary_emb(like, positions[None])  # (1, length, head size)
         self.cos = cos[0, :, None]  # (length, 1, head size)
-        # rotate_half(x) negates one half of x. Instead, rotate below multiplies by a sin that has
-        # its first half negated.
+        # rotate_half(x) is x rolled by half its size, with the first half negated. In rotate below
+        # this sin carries the sign.
         self.sin = sin[0, :, None].clone()  # (length, 1, head size)
         half = self.sin.shape[-1] // 2
         self.sin[..., :half].neg_()
@@ -672,7 +691,7 @@ class Decoder:
             qkv=qkv.to(self.dtype),
             qkv_bias=qkv_bias,
             qk_scale=qk_scale,
-            qk_epsilon=layer.input_layernorm.variance_epsilon,  # all norms of the family have the same
+            qk_epsilon=layer.input_layernorm.variance_epsilon,  # the same in all norms of the family
             scaling=attention.scaling,
             attention_out=attention.o_proj.weight.to(self.dtype),
             mlp_norm=layer.post_attention_layernorm,
@@ -680,7 +699,7 @@ class Decoder:
             down=mlp.down_proj.weight.to(self.dtype))
 
     def __call__(self, ids, positions, cache):
-        """Logits (B, V) after tokens ids (B,) at positions (B,). Keys and values go to the cache."""
+        """Logits (B, V) after tokens ids (B,) at positions (B,), whose keys and values it caches."""
         # Every cast below is explicit.
         with torch.autocast(ids.device.type, enabled=False):
             x = F.embedding(ids, self.embedding)  # (B, hidden), the residual
@@ -692,18 +711,17 @@ class Decoder:
             normed = rms_norm(x, self.norm).to(self.dtype)
             return linear(normed, self.head)
 
-    # The blocks avoid len(tensor), split, unflatten and F.rms_norm, whose Python code took 7 % of a
-    # decode step of one slot.
+    # The methods below use no len, split, unflatten or F.rms_norm. The Python code in these took 7 %
+    # of a decode step of one slot.
 
     def attention(self, index, layer, x, cos, sin, cache):
         """What the attention of layer number `index` adds to the residual x (B, hidden)."""
         # queries, keys and values of all heads
         normed = rms_norm(x, layer.attention_norm).to(self.dtype)  # (B, hidden)
         fused = linear(normed, layer.qkv, layer.qkv_bias)  # (B, (heads + 2 kv heads) * head size)
-        qkv = fused.contiguous().view(x.shape[0], -1, self.head_dim)
-        qk, v = qkv.tensor_split([self.heads + self.kv_heads], 1)
-
-        # norm and rotation treat queries and keys alike
+        by_head = fused.contiguous().view(x.shape[0], -1, self.head_dim)
+        # q and k stay together for now: norm and rotation treat them alike
+        qk, v = by_head.tensor_split([self.heads + self.kv_heads], 1)
         if layer.qk_scale is not None:
             qk = self.normalise(qk, layer)
         rotated = self.rotate(qk, cos, sin)  # (B, heads + kv heads, head size)
@@ -767,13 +785,12 @@ def decoder_of(model, dtype, length):
         reason = why_no_decoder(model, dtype)
         if reason is not None:
             check_own_forward(model, dtype)
-            warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, its own forward '
-                          f'is used ({reason})', stacklevel=2)
+            warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, '
+                          f'its own forward is used ({reason})', stacklevel=2)
         decodable[model] = reason is None
 
-    # A Decoder knows no sliding window. If the slots are longer than the window of the
-    # configuration, the model's own forward decodes: it raises UserError if a layer uses the
-    # window.
+    # A Decoder ignores sliding windows. Where slots are longer than the window, the model's own
+    # forward decodes: it raises UserError if a layer uses the window.
     window = getattr(model.config, 'sliding_window', None)
     beyond_window = window is not None and length > window
     if decodable[model] and not beyond_window:
@@ -782,7 +799,7 @@ def decoder_of(model, dtype, length):
 
 
 def own_forward(model):
-    """A function that takes what a Decoder takes and calls the model; keep_casts: see callers_autocast."""
+    """A function like a Decoder that runs the model's own forward (keep_casts: callers_autocast)."""
     base = model.base_model
     head = model.get_output_embeddings()
 
@@ -798,9 +815,9 @@ def callers_autocast(device, keep_casts):
     """The caller's autocast for `device` (none if it is off), with or without autocast's cache.
 
     That cache keeps a bf16 copy of every weight until the outermost autocast ends: 2 bytes a
-    parameter. A prefill runs without it, since one cast of each weight costs little beside the
-    prompts. Decoding by the model's own forward keeps the copies: else every step would cast every
-    weight again.
+    parameter. A prefill runs without it, because one cast of each weight costs little beside the
+    prompts. Decoding by the model's own forward runs with it, because every step would cast every
+    weight.
     """
     return torch.autocast(device.type, torch.get_autocast_dtype(device.type),
                           enabled=torch.is_autocast_enabled(device.type), cache_enabled=keep_casts)
@@ -863,11 +880,11 @@ def twin(model):
 
     with torch.random.fork_rng(devices=[]):  # leave the run's random numbers as they are
         torch.manual_seed(0)
-        small = type(model)._from_config(config, dtype=torch.float32, attn_implementation='nanopost')
+        small = type(model)._from_config(
+            config, dtype=torch.float32, attn_implementation='nanopost')
         for weight in small.parameters():
             if weight.dim() > 1:
-                # With the usual 0.02 attention is nearly uniform, and its errors hardly change a
-                # logit.
+                # With the usual 0.02 attention is nearly uniform, and an error in it hardly shows.
                 weight.data.normal_(std=0.1)
     return small.eval()
 
@@ -933,9 +950,8 @@ def prefill_three(model, dtype, ids, positions):
 
 def relative_error(found, expected):
     """Norm of the difference, divided by the norm of `expected`."""
-    expected = expected.float()
-    difference = found.float() - expected
-    ratio = difference.norm() / expected.norm()
+    difference = found.float() - expected.float()
+    ratio = difference.norm() / expected.float().norm()
     return ratio.item()
 
 
@@ -953,33 +969,33 @@ class StepGraphs:
     """
 
     def __init__(self, step, slots, cuda=torch.cuda):
-        """step(n) makes a token for each of the first n of all `slots`, and never waits for the GPU."""
+        """step(n) decodes a token in each of the first n slots, and never waits for the GPU."""
         self.step = step
         self.slots = slots
         self.cuda = cuda
         self.graphs = {}  # number of slots -> the recorded step
-        # One pool of memory for all graphs, as large as the largest needs: nothing in it outlives a
-        # replay.
+        # One pool of memory for all graphs, as large as the largest needs, since nothing in it
+        # outlives a replay.
         self.pool = cuda.graph_pool_handle()
         # One stream for warm-up and recording: each new stream would keep a workspace of 32 MiB.
         self.stream = cuda.Stream()
 
     def __call__(self, n):
-        """Make a token for each of the first n slots."""
+        """Decode a token in each of the first n slots."""
         sizes = (*BUCKETS, self.slots)
         size = min(size for size in sizes if n <= size <= self.slots)
         if size in self.graphs:
             self.graphs[size].replay()
             return
 
-        # The first step warms up, on the stream that records. Each stream waits for the other.
+        # The first step warms up on the stream that will record. Each stream waits for the other.
         self.stream.wait_stream(self.cuda.current_stream())
         with self.cuda.stream(self.stream):
             self.step(size)
         self.cuda.current_stream().wait_stream(self.stream)
 
-        # Recording runs nothing. 'thread_local': NCCL's threads may call CUDA meanwhile, which
-        # would end a recording that covers all threads.
+        # Recording runs nothing. With 'thread_local' it covers this thread alone: NCCL's threads
+        # may call CUDA meanwhile, which would end a recording of all threads.
         self.graphs[size] = self.cuda.CUDAGraph()
         with self.cuda.graph(self.graphs[size], pool=self.pool, stream=self.stream,
                              capture_error_mode='thread_local'):
