@@ -6,7 +6,7 @@ slots. Then each decode step adds one token to every slot in use. When a request
 to a request that waits. The cost therefore grows with the number of tokens sampled, and not with
 the longest completion times the number of requests.
 
-An example with four slots and four requests for each of the prompts A and B. Time runs to the right:
+An example: four slots, and four requests for each of the prompts A and B. Time runs to the right.
 
               prefill    decode     A1 ends    compact    refill
     slot 0    A0         A0         A0         A0         A0
@@ -50,16 +50,17 @@ BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # slots of a step record
 @torch.inference_mode()
 def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, seeds=None,
              kv_cache_gb=4.0, progress=None):
-    """Sample `group_size` completions of each prompt (token ids) from softmax(logits / temperature).
+    """Sample `group_size` completions of each prompt from softmax(logits / temperature).
 
     Call it under the trainer's autocast: the log-probs are then the trainer's up to rounding (see
     the top of this file). Nothing of the model's generation_config is applied. Temperature 0 takes
     the most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
 
-    `seeds` holds a key for each prompt, an int or a tuple that random_stream takes. A completion
-    depends on its prompt's seed and its place in the group. Up to rounding it does not depend on
-    the batch, the size of the KV cache or the number of ranks. The KV cache takes `kv_cache_gb` GB
-    (1e9 bytes), or less if the GPU has less. `progress` is the label of a progress bar.
+    `prompts` are lists of token ids. `seeds` holds a key for each prompt, an int or a tuple that
+    random_stream takes. A completion depends on its prompt's seed and its place in the group. Up to
+    rounding it does not depend on the batch, the size of the KV cache or the number of ranks. The
+    KV cache takes `kv_cache_gb` GB (1e9 bytes), or less if the GPU has less. `progress` is the
+    label of a progress bar; None: no bar.
 
     Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
     logprobs (fp32, at `temperature`) and stopped (False: cut at max_new_tokens).
@@ -339,8 +340,8 @@ def prefill(model, state, packed):
         torch.tensor(packed.positions, device=device),
         torch.tensor(packed.source, device=device))
 
-    # transformers hands kv_slots and documents down to attention in model.py, which fills the cache.
-    # Autocast's own cache is off: it would keep a bf16 copy of every weight beside the decoder's.
+    # transformers passes kv_slots and documents on to attention in model.py, which fills the KV
+    # cache. Autocast's cache is off: it would keep a bf16 copy of each weight beside the decoder's.
     with callers_autocast(device, keep_casts=False):
         output = model.base_model(
             input_ids=torch.tensor([packed.ids], device=device),
@@ -388,7 +389,7 @@ def decode_one_token(decode, state, n):
     """
     state.cache.begin_decode(state.filled[:n], state.longest)
     logits = decode(state.last_id[:n], state.cache.positions, state.cache)  # (n, V)
-    # The last token is in the cache now. A slot at rest does not grow: its next token will overwrite
+    # The last token is in the cache now. A slot at rest does not grow: its next token overwrites
     # this one.
     state.filled[:n] += state.alive[:n]
     sample_and_record(state, logits, slice(0, n))
@@ -460,7 +461,7 @@ def compact(state):
     used = state.used
     # The host must know how many slots are at rest: here it waits for the GPU.
     at_rest = (~state.alive[:used]).nonzero()[:, 0]  # slot numbers
-    # A move copies all keys and values of a slot, so it waits until it frees an eighth of the slots.
+    # Moving copies all keys and values of a slot, so wait until it frees an eighth of the slots.
     if len(at_rest) < used / 8:
         return 0
 
@@ -542,8 +543,8 @@ class KVCache:
         """Zeros (slots, length, kv heads, head size)."""
         kv_heads = config.num_key_value_heads
         head_dim = head_size(config)
-        # Zeros, because attention multiplies the values at masked positions by 0. Memory that nobody
-        # has written may hold a NaN, and 0 * NaN is NaN.
+        # Zeros, because attention multiplies the values at masked positions by 0. Fresh memory may
+        # hold a NaN, and 0 * NaN is NaN.
         if device.type == 'cpu':
             # CPU kernels read this order in memory 2-3 times faster.
             buffer = torch.zeros(self.slots, kv_heads, self.length, head_dim, dtype=self.dtype)
@@ -633,7 +634,7 @@ class Decoder:
 
     @classmethod
     def fits(cls, model):
-        """Whether every layer has the parameters of the family. why_no_decoder compares logits too."""
+        """Whether every layer has the parameters of the family."""
         layers = getattr(model.base_model, 'layers', [])
         for layer in layers:
             names = {name for name, _ in layer.named_parameters()}
@@ -655,7 +656,7 @@ class Decoder:
         self.head = model.get_output_embeddings().weight.to(dtype)  # (V, hidden)
         self.layers = [self.copy_layer(layer) for layer in base.layers]
 
-        # The model's own module makes the rotary tables, with dtype and device of its first argument.
+        # The model's own module makes the rotary tables. It takes the dtype from `like`.
         positions = torch.arange(length, device=model.device)
         like = self.embedding[:1, None]
         cos, sin = base.rotary_emb(like, positions[None])  # (1, length, head size)
@@ -691,7 +692,7 @@ class Decoder:
             qkv=qkv.to(self.dtype),
             qkv_bias=qkv_bias,
             qk_scale=qk_scale,
-            qk_epsilon=layer.input_layernorm.variance_epsilon,  # the same in all norms of the family
+            qk_epsilon=layer.input_layernorm.variance_epsilon,  # one for all norms of a model
             scaling=attention.scaling,
             attention_out=attention.o_proj.weight.to(self.dtype),
             mlp_norm=layer.post_attention_layernorm,
@@ -699,7 +700,7 @@ class Decoder:
             down=mlp.down_proj.weight.to(self.dtype))
 
     def __call__(self, ids, positions, cache):
-        """Logits (B, V) after tokens ids (B,) at positions (B,), whose keys and values it caches."""
+        """Logits (B, V) after tokens ids (B,) at positions (B,); the tokens enter the cache."""
         # Every cast below is explicit.
         with torch.autocast(ids.device.type, enabled=False):
             x = F.embedding(ids, self.embedding)  # (B, hidden), the residual
@@ -711,8 +712,8 @@ class Decoder:
             normed = rms_norm(x, self.norm).to(self.dtype)
             return linear(normed, self.head)
 
-    # The methods below use no len, split, unflatten or F.rms_norm. The Python code in these took 7 %
-    # of a decode step of one slot.
+    # The methods below use no len, split, unflatten or F.rms_norm: the Python code in these took
+    # 7 % of a decode step of one slot.
 
     def attention(self, index, layer, x, cos, sin, cache):
         """What the attention of layer number `index` adds to the residual x (B, hidden)."""
@@ -799,7 +800,10 @@ def decoder_of(model, dtype, length):
 
 
 def own_forward(model):
-    """A function like a Decoder that runs the model's own forward (keep_casts: callers_autocast)."""
+    """A function like a Decoder that runs the model's own forward.
+
+    `keep_casts` is that of callers_autocast.
+    """
     base = model.base_model
     head = model.get_output_embeddings()
 
