@@ -54,7 +54,7 @@ def test_a_decode_step_never_waits_for_the_gpu(monkeypatch):
     monkeypatch.setattr(torch, 'autocast', lambda *_, **__: contextlib.nullcontext())  # the meta device has none
     lm = load_model('tiny', META)
     cache = rollout.KVCache(lm.config, 4, 32, META, torch.bfloat16)
-    cache.begin(torch.zeros(4, dtype=torch.long, device=META), 32)
+    cache.begin_decode(torch.zeros(4, dtype=torch.long, device=META), 32)
     ids = torch.zeros(4, dtype=torch.long, device=META)
     logits = rollout.Decoder(lm, torch.bfloat16, 32)(ids, cache.positions, cache)
     assert logits.shape == (4, lm.config.vocab_size)
