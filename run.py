@@ -49,8 +49,10 @@ def start_run(config):
     `config` is what configure() returned. Its 'device' and 'dtype' become what 'auto' stands for
     here, so that run.json has it. Raises UserError: no GPU, or no checkpoint that fits.
     """
+    # torchrun tells each process its rank and the number of ranks by environment variables
     world_size = int(os.environ.get('WORLD_SIZE', 1))
     device = choose_device(config)
+    # bfloat16 is what GPUs are fast in; CPUs compute it no faster than float32
     if config['dtype'] == 'auto':
         config['dtype'] = 'float32' if device == 'cpu' else 'bfloat16'
     compute_dtype = getattr(torch, config['dtype'])
@@ -82,6 +84,7 @@ def choose_device(config):
     if not torch.cuda.is_available():
         raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
     if device == 'cuda':
+        # the ranks of one machine take one GPU each
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     torch.cuda.set_device(device)
     return device
@@ -89,6 +92,7 @@ def choose_device(config):
 
 def gather(value):
     """[value of rank 0, value of rank 1, ...] on every rank. All ranks must call it."""
+    # a single process has no process group
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -107,6 +111,7 @@ def restore(saved, policy, optimizer, order):
     """Puts a checkpoint back; returns (step, samples, tokens), all 0 where `saved` is None."""
     if saved is None:
         return 0, 0, 0
+    # the weights are all ranks' own copy of the same
     shared = saved['shared']
     policy.load_state_dict(shared['weights'])
 
@@ -115,6 +120,7 @@ def restore(saved, policy, optimizer, order):
     options = local.state_dict()['param_groups']
     local.load_state_dict({**saved['optimizer'], 'param_groups': options})
 
+    # the next rows are those that the run would have taken
     order.position = shared['position']
     return shared['step'], shared['samples'], shared['tokens']
 
@@ -138,6 +144,7 @@ class Log:
         self.wandb = None  # the module, where wandb_log is on
         self.wandb_id = saved['shared']['wandb_id'] if saved else None
         self.bar = None
+        # only rank 0 has a log: a line of all ranks would be written by each of them
         if RANK > 0:
             return
 
@@ -146,17 +153,21 @@ class Log:
             # steps after the checkpoint are made again
             os.truncate(self.path, saved['shared']['log_bytes'])
         elif config['overwrite']:
+            # an old checkpoint would be resumed from by mistake
             shutil.rmtree(os.path.join(config['out_dir'], 'state'), ignore_errors=True)
             open(self.path, 'w').close()
+        # every setting of this run
         with open(os.path.join(config['out_dir'], 'run.json'), 'w') as f:
             json.dump({'script': sys.argv[0], **config}, f, indent=1)
 
         if config['wandb_log']:
+            # imported here, because it takes a second and few runs use it
             import wandb
             self.wandb = wandb
             self.wandb_id = wandb.init(
                 project=config['wandb_project'], name=os.path.basename(config['out_dir']),
                 config=config, dir=config['out_dir'], id=self.wandb_id, resume='allow').id
+        # disable=None: no bar where the output is a file
         step = saved['shared']['step'] if saved else 0
         self.bar = tqdm(total=max_steps, initial=step, disable=None, unit='step')
 
@@ -168,6 +179,7 @@ class Log:
         with open(self.path, 'a') as f:
             f.write(json.dumps(metrics) + '\n')
         self.to_wandb(metrics)
+        # evaluations are rare and always on the console, steps as often as log_every says
         is_evaluation = any(key.startswith('eval/') for key in metrics)
         if is_evaluation or metrics['step'] % self.every == 0:
             tqdm.write(console_line(metrics))
@@ -192,6 +204,7 @@ def console_line(metrics):
     """The metrics on one line, without pass@1 of each difficulty."""
     parts = []
     for key, value in metrics.items():
+        # log.jsonl has them: on the console they would take several lines
         if key.startswith('eval/pass@1/'):
             continue
         text = f'{value:.4g}' if isinstance(value, float) else str(value)
@@ -217,12 +230,14 @@ def catch_stop():
     stop = Stop()
 
     def handler(number, frame):
+        # the first signal only leaves a note, which the script reads after its step
         if not stop.asked:
             stop.asked = True
             stop.time = time.time()
             if RANK == 0:
                 # not print(), whose buffer the signal may have interrupted
                 os.write(2, b'\nstopping: a checkpoint after this step; once more ends at once\n')
+        # a later one does what it would have done without this handler
         elif time.time() - stop.time > 2:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -238,6 +253,7 @@ def finish(out_dir, stop):
     Before it the script deletes what holds the process group (DDP, the sharded optimizer), so that
     the group's threads end here and not while the interpreter shuts down.
     """
+    # the command that goes on is worth a line only if the run was stopped
     if RANK == 0:
         hint = '; --resume=True goes on' if stop.asked else ''
         print(f'model, log.jsonl and state/ are in {out_dir}{hint}')
@@ -258,6 +274,7 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
         'model': config['model'],
         'shard_optimizer': config['shard_optimizer'],
         **counters}
+    # Adam's moments: with ZeRO each rank has its share, and writes it to its own file
     own = local_optimizer(optimizer).state_dict()
     save_state(config['out_dir'], RANK, own, shared, barrier=lambda: gather(None))
 
@@ -275,7 +292,9 @@ def save_state(out_dir, rank, own, shared, barrier):
     `barrier` waits for all ranks. The old state stays until the new one is whole; it then has the
     name state.old until it is replaced. UserError: the disk failed; the old state is as it was.
     """
-    new, final = f'{out_dir}/state.new', f'{out_dir}/state'
+    new = f'{out_dir}/state.new'
+    final = f'{out_dir}/state'
+    # rank 0 makes the folder; the log reaches the disk before the checkpoint that counts its bytes
     with disk_errors(new):
         if rank == 0:
             shutil.rmtree(new, ignore_errors=True)
@@ -283,6 +302,7 @@ def save_state(out_dir, rank, own, shared, barrier):
             to_disk(f'{out_dir}/log.jsonl')
     barrier()  # outside disk_errors: that another rank has died is no error of the disk
 
+    # each rank writes its files, each file with its checksum beside it
     files = {f'rank{rank}.pt': own}
     if rank == 0:
         files['shared.pt'] = shared
@@ -296,6 +316,8 @@ def save_state(out_dir, rank, own, shared, barrier):
             to_disk(f'{path}.crc32')
     barrier()
 
+    # all files are on the disk: two renames put the new state in the old one's place. If the run is
+    # killed between them, load_state finds state.old.
     if rank == 0:
         if os.path.isdir(final):
             shutil.rmtree(f'{final}.old', ignore_errors=True)
@@ -325,6 +347,7 @@ def load_state(out_dir, rank, world_size, **fixed):
                         f'this run has {world_size}: resume with as many')
     own = load_file(f'{folder}/rank{rank}.pt', out_dir)
 
+    # settings that say what the saved tensors mean
     for key, value in fixed.items():
         was = shared.get(key, value)  # a checkpoint of an older version may not have it
         if was != value:
@@ -333,6 +356,7 @@ def load_state(out_dir, rank, world_size, **fixed):
                 f'{key}={value} on the way: leave {key} as it was, or start a new run, '
                 f'with --model={out_dir} from these weights')
 
+    # a shorter log cannot be cut back to the checkpoint: it would be filled up with zeros
     log_path = f'{out_dir}/log.jsonl'
     if rank == 0:
         size = os.path.getsize(log_path) if os.path.exists(log_path) else -1
@@ -348,9 +372,11 @@ def load_file(path, out_dir):
     try:
         with open(f'{path}.crc32') as f:
             expected = f.read()
+        # a file that was cut or changed would resume another run without a word
         if expected != checksum(path):
             raise UserError(f'{path} is damaged: its checksum is not that of {name}.crc32; a new '
                             f'run can start from the model that is there: --model={out_dir}')
+        # weights_only: a checkpoint that holds a program is not run
         return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise UserError(f'resume=True, but {error.filename} is missing') from error
@@ -362,6 +388,7 @@ def checksum(path):
     """crc32 of a file, as text."""
     crc = 0
     with open(path, 'rb') as f:
+        # in pieces of 16 MB, because a checkpoint can be larger than memory
         while chunk := f.read(2 ** 24):
             crc = zlib.crc32(chunk, crc)
     return f'{crc:08x}'
