@@ -55,8 +55,9 @@ def excepthook(previous, kind, error, trace):
             print(OUT_OF_MEMORY, file=sys.stderr, flush=True)
         return
 
-    # Usually all ranks have the same error, and only rank 0 should print it. It exits first. Then
-    # torchrun sends SIGTERM to the other ranks, which ends them while they sleep.
+    # Usually all ranks have the same error, and only rank 0 should print it. It exits first, then
+    # torchrun sends SIGTERM to the others. They wait for that with the default handler, which ends
+    # the process: the scripts' own handler does not.
     if RANK > 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(3)
@@ -236,7 +237,7 @@ def check_together(knobs):
     for rule in TOGETHER:
         first_value = knobs.get(rule.first)
         second_value = knobs.get(rule.second)
-        # None: the script does not have both knobs
+        # the script lacks one of the knobs, or a fork made it None
         if first_value is None or second_value is None:
             continue
         if not rule.allows(first_value, second_value):
@@ -318,13 +319,16 @@ def command_line(home, script, files):
 
 
 def out_dir_with(files, home, script, knobs):
-    """The out_dir of a script with these config files; None if they are not for this script."""
+    """The out_dir of a script with these config files; None if they are not for this script.
+
+    The files can read `knobs`, those of the running script.
+    """
     settings = {'out_dir': f'out/{script}'}  # the default of every script
     try:
         for file in files:
             settings |= read_file(file, home, script, {**knobs, **settings})
     except UserError:
-        # the file needs a knob that another script has, or is broken
+        # a file reads a knob that is not there, or it is broken
         return None
     # a file without `data` only changes another config file, as config/tulu3_4b.py does
     if 'data' not in settings:
@@ -334,10 +338,10 @@ def out_dir_with(files, home, script, knobs):
 
 # --- config files -------------------------------------------------------------
 class ConfigNames:
-    """The module-level names of a config file while it runs; remembers which ones it assigns.
+    """The module-level names of a config file while it runs; notes which ones the file assigns.
 
-    All reads and writes go to `everything`, a dict that holds the knobs from the start. `assigned`
-    holds only what the file itself assigned, {name: value}, in the order of first assignment.
+    All reads and writes go to `everything`, a dict that has the knobs from the start. `assigned`,
+    {name: value}, has only what the file itself assigned.
     """
 
     def __init__(self, everything):
@@ -368,8 +372,9 @@ def read_file(file, home, script, knobs):
     with open(path, 'rb') as f:
         source = f.read()
 
-    # exec() reads and writes the names of module-level code in its third argument. Functions and
-    # comprehensions in the file look names up in its second one. Both have the same content.
+    # exec() takes two mappings of names. The file's functions and comprehensions look names up in
+    # the first one. Its module-level code reads and assigns names through the second one, which
+    # passes everything on to the first.
     everything = {**knobs, 'script': script}
     names = ConfigNames(everything)
     try:
@@ -388,11 +393,12 @@ def read_file(file, home, script, knobs):
 
 def line_of(error):
     """The line of a config file where `error`, caught in read_file(), was raised."""
-    if isinstance(error, SyntaxError):
-        return error.lineno or 1
-    # the traceback begins in read_file(); the next frame is the file's, if the file ran at all
+    # the traceback begins in read_file(); if the file compiled, the next frame is the file's
     frame_in_file = error.__traceback__.tb_next
-    return frame_in_file.tb_lineno if frame_in_file else 1
+    if frame_in_file:
+        return frame_in_file.tb_lineno
+    # the file did not compile; only a SyntaxError has a line
+    return getattr(error, 'lineno', None) or 1
 
 
 # --- flags --------------------------------------------------------------------

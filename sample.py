@@ -95,9 +95,9 @@ if rejected_model:
     if other_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: '
                         'the same ids mean other text there')
+stops = stop_ids(tokenizer)
 
 # a row without a checkable truth ends the script here; a prompt that is too long is dropped
-stops = stop_ids(tokenizer)
 rows, _ = read_rows(data)
 prompts, report = rl_prompts(rows, tokenizer, max_prompt_tokens, verifier, instruction)
 if limit:
@@ -131,7 +131,7 @@ def complete(language_model, part, first, use):
         groups = generate(language_model, prompt_ids, n, max_new_tokens, temperature, stops, seeds,
                           kv_cache_gb, progress)
 
-    # verify all in one call, which uses several processes
+    # one call for all completions, because it shares them among several processes
     to_verify = []
     for prompt, group in zip(part, groups):
         for completion in group:
@@ -174,7 +174,7 @@ def sample_lines(prompt, group):
 
 
 def usable(group):
-    """The completions that training rows may contain: complete ones, with some text."""
+    """The completions that training rows may contain: they ended by themselves and have a text."""
     return [c for c in group if c['stopped'] and c['text'].strip()]
 
 
@@ -242,7 +242,7 @@ class PromptResult:
     """What the report needs to know about a prompt's n completions."""
     difficulty: int | str | None
     mean_reward: float
-    right: int  # completions
+    right: int  # completions with a reward above 0.5
     majority_reward: float | None  # None: the prompt's kind has no answers to vote on
     tokens: int  # of all n completions
     truncated: int  # completions cut at max_new_tokens
@@ -263,6 +263,9 @@ def majority(answers, rewards):
 def result_of(prompt, group):
     """The PromptResult of a prompt and its completions."""
     rewards = [completion['reward'] for completion in group]
+    right = [reward for reward in rewards if reward > 0.5]
+    lengths = [len(completion['ids']) for completion in group]
+    truncated = [completion for completion in group if not completion['stopped']]
 
     # kinds like code and ifeval have no short answer that two completions could share
     majority_reward = None
@@ -273,29 +276,30 @@ def result_of(prompt, group):
     return PromptResult(
         difficulty=prompt['difficulty'],
         mean_reward=sum(rewards) / n,
-        right=sum(reward > 0.5 for reward in rewards),
+        right=len(right),
         majority_reward=majority_reward,
-        tokens=sum(len(completion['ids']) for completion in group),
-        truncated=sum(not completion['stopped'] for completion in group),
+        tokens=sum(lengths),
+        truncated=len(truncated),
     )
 
 
 def pass_at_k(n, c, k):
     """Chance that k of n completions, of which c are right, contain a right one.
 
-    1 - C(n - c, k) / C(n, k) as a product of factors that do not overflow (arXiv 2107.03374,
-    equation 1 and figure 3).
+    1 - C(n - c, k) / C(n, k): Chen et al. 2021, arXiv 2107.03374, equation 1.
     """
     # with fewer than k wrong completions every choice contains a right one
     if n - c < k:
         return 1.0
+    # The quotient as a product, because the binomial coefficients are huge (figure 3 of the paper):
+    # C(n - c, k) / C(n, k) = product over i from n - c + 1 to n of (1 - k / i)
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
 def report_line(name, results):
     """The line of the report about these prompts; the top of this file explains its numbers."""
-    # The standard error is that of a mean over prompts: completions of one prompt are not
-    # independent. One prompt has none.
+    # The standard error is that of a mean over prompts, because the completions of one prompt are
+    # not independent. A single prompt has no standard error.
     means = torch.tensor([result.mean_reward for result in results], dtype=torch.float64)
     error = float('nan')
     if len(results) > 1:
@@ -309,7 +313,7 @@ def report_line(name, results):
         line += f'  pass@{k} {sum(chances) / len(chances):.3f}'
         k *= 2
 
-    # the mean over those prompts that have answers to vote on
+    # the mean over the prompts that have answers to vote on
     voted = [r.majority_reward for r in results if r.majority_reward is not None]
     if n > 1 and voted:
         line += f'  maj@{n} {sum(voted) / len(voted):.3f}'
