@@ -1,16 +1,16 @@
 """Settings of a script: config block < config files < --key=value flags, any number of each.
 
-A config file is Python: it assigns to the script's knobs. It can read the knobs too, and the name
-`script` ('sft' in sft.py). Modules that it imports and names that begin with '_' are its own.
+A config file is Python. Its module-level assignments set the script's knobs. It can read the knobs
+too, and the name `script` ('sft' in sft.py). Modules that it imports and names that begin with '_'
+are not settings. An assignment to a global name inside a function or a comprehension sets no knob.
 
 The values are checked before the script goes on: LEGAL has a rule for every knob that the scripts
-share, TOGETHER for pairs of knobs. A knob without a rule takes any value.
+share, TOGETHER has rules for pairs of knobs. A knob without a rule takes any value of its type.
 
 This file imports the standard library only, so that a script can call configure() before it
-imports torch: a mistake is answered at once.
+imports torch: the user learns of a mistake at once.
 """
 import ast
-import builtins
 import difflib
 import glob
 import math
@@ -19,14 +19,24 @@ import re
 import signal
 import sys
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Callable, NamedTuple
 
+# torchrun sets RANK; a script that is run without torchrun is rank 0
 RANK = int(os.environ.get('RANK', 0))
 NoneType = type(None)
-TYPES = {int: 'an int', float: 'a float', bool: 'True or False', NoneType: 'a plain value',
-         str: 'a str'}
+Module = type(sys)
+
+# the types that a knob can have, each with its words in an error message
+TYPES = {
+    int: 'an int',
+    float: 'a float',
+    bool: 'True or False',
+    str: 'a str',
+    NoneType: 'a plain value',
+}
+
+# printed below the traceback of an out-of-memory error
 OUT_OF_MEMORY = (
     'out of memory: see the memory plan above; turn, in this order, micro_batch_tokens (half),\n'
     'activation_checkpointing=True, kv_cache_gb (half), max_new_tokens, max_length, more GPUs')
@@ -34,34 +44,41 @@ OUT_OF_MEMORY = (
 
 # --- errors -------------------------------------------------------------------
 class UserError(Exception):
-    """A mistake of the person at the keyboard: one line on stderr, no traceback, exit code 1."""
+    """A mistake of the user: one line on stderr, no traceback, exit code 1."""
 
 
 def excepthook(previous, kind, error, trace):
-    """Says a UserError in one line; leaves other exceptions to the `previous` hook."""
+    """Prints a UserError as one line; passes other exceptions on to the `previous` hook."""
     if not issubclass(kind, UserError):
         previous(kind, error, trace)
         if re.search("out of memory|can't allocate memory", str(error)):
             print(OUT_OF_MEMORY, file=sys.stderr, flush=True)
         return
-    if RANK > 0:  # torchrun ends all ranks when the first one ends: let rank 0 speak
+
+    # Usually all ranks have the same error, and only rank 0 should print it. It exits first, then
+    # torchrun sends SIGTERM to the others. They wait for that with the default handler, which ends
+    # the process: the scripts' own handler does not.
+    if RANK > 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(3)
-    print('error:', ' '.join(str(error).splitlines()), file=sys.stderr, flush=True)
+
+    one_line = ' '.join(str(error).splitlines())
+    print('error:', one_line, file=sys.stderr, flush=True)
 
 
 # --- legal values -------------------------------------------------------------
 class Rule(NamedTuple):
     """Which values a knob may have."""
     allows: Callable  # value -> bool
-    words: str  # ends the sentence "the knob must be ..."
+    words: str  # completes the sentence "the knob must be ..."
 
 
 def number(allows, words):
     """Rule for finite numbers: NaN and infinities are never legal."""
     def allows_finite(value):
+        is_number = type(value) in (int, float)
         # not math.isfinite, which overflows on a huge int
-        return type(value) in (int, float) and -math.inf < value < math.inf and allows(value)
+        return is_number and -math.inf < value < math.inf and allows(value)
     return Rule(allows_finite, words)
 
 
@@ -83,7 +100,9 @@ def at_least_and_below(low, high):
 
 
 def one_of(*choices):
-    words = ' or '.join([', '.join(choices[:-1]), choices[-1]])
+    # 'drop or cut', 'cosine, linear or constant'
+    all_but_last = ', '.join(choices[:-1])
+    words = ' or '.join([all_but_last, choices[-1]])
     return Rule(lambda value: value in choices, words)
 
 
@@ -97,16 +116,16 @@ def a_device():
     return Rule(allows, 'auto, cpu, cuda or cuda:N')
 
 
-# A script that differs gives its own rule to configure(): configure(globals(), beta=above(0)).
+# The rule of each knob. A script can replace it: configure(globals(), beta=above(0)).
 LEGAL = {
     # what and where
-    'model': not_empty(),  # more in check_models()
+    'model': not_empty(),  # check_models() checks more
     'data': not_empty(),
     'out_dir': not_empty(),
     # batch and length
     'batch_size': at_least(1),
     'micro_batch_tokens': at_least(1),
-    'max_length': at_least(2),  # the first token is given, the second can be learned
+    'max_length': at_least(2),  # the first token is only read, the second can be trained on
     'overlong': one_of('drop', 'cut'),
     'max_steps': at_least(1),
     'epochs': above(0),
@@ -121,13 +140,13 @@ LEGAL = {
     'grad_clip': at_least(0),
     # rollouts
     'prompts_per_step': at_least(1),
-    'group_size': at_least(2),  # one completion has no others to be compared with
+    'group_size': at_least(2),  # a completion is compared with the others of its group
     'max_new_tokens': at_least(1),
     'max_prompt_tokens': at_least(1),
     'temperature': above(0),  # logits are divided by it
     'resample_rounds': at_least(0),
     'kv_cache_gb': above(0),
-    # the loss of grpo.py and its hybrids
+    # the loss of grpo.py, hpt.py and prefix_rft.py
     'updates_per_rollout': at_least(1),
     'clip_low': between(0, 1),
     'clip_high': at_least(0),
@@ -149,7 +168,7 @@ LEGAL = {
     # the loss of dpo.py
     'loss_type': one_of('dpo', 'dpo_norm', 'ipo', 'simpo'),
     'gamma_beta_ratio': at_least(0),
-    'label_smoothing': at_least_and_below(0, 0.5),  # at a half a pair says nothing
+    'label_smoothing': at_least_and_below(0, 0.5),  # at 0.5 the label of a pair carries nothing
     # evaluation, log, checkpoint
     'eval_every': at_least(0),
     'sample_every': at_least(0),
@@ -166,42 +185,72 @@ LEGAL = {
     'out': not_empty(),
 }
 
-# Two knobs, whether their values go together, and what to say when they do not.
+
+class PairRule(NamedTuple):
+    """Which values two knobs may have together."""
+    first: str  # the names of the knobs
+    second: str
+    allows: Callable  # value of the first, value of the second -> bool
+    words: str  # the error message
+
+
 TOGETHER = [
-    ('min_learning_rate', 'learning_rate', lambda low, peak: low <= peak,
-     'min_learning_rate must be at most learning_rate'),
-    ('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
-     'updates_per_rollout must be at most prompts_per_step: each takes a share of the prompts'),
-    ('n_prefix', 'group_size', lambda n_prefix, group_size: n_prefix < group_size,
-     'n_prefix must be below group_size'),
-    ('prefix_low', 'prefix_high', lambda low, high: low <= high,
-     'prefix_low must be at most prefix_high'),
-    ('prefix_low_end', 'prefix_high', lambda low, high: low <= high,
-     'prefix_low_end must be at most prefix_high'),
-    ('resume', 'overwrite', lambda resume, overwrite: not (resume and overwrite),
-     'resume goes on with a run and overwrite starts it afresh: one of them must be False'),
-    ('label_smoothing', 'loss_type', lambda smoothing, kind: kind != 'ipo' or smoothing == 0,
-     'label_smoothing must be 0 with loss_type ipo, which has no such form'),
+    # optimizer
+    PairRule('min_learning_rate', 'learning_rate', lambda low, peak: low <= peak,
+             'min_learning_rate must be at most learning_rate'),
+    # rollouts
+    PairRule('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
+             'updates_per_rollout must be at most prompts_per_step: '
+             'each update takes a share of the prompts'),
+    # prefixes of demonstrations
+    PairRule('n_prefix', 'group_size', lambda n_prefix, group_size: n_prefix < group_size,
+             'n_prefix must be below group_size'),
+    PairRule('prefix_low', 'prefix_high', lambda low, high: low <= high,
+             'prefix_low must be at most prefix_high'),
+    PairRule('prefix_low_end', 'prefix_high', lambda low, high: low <= high,
+             'prefix_low_end must be at most prefix_high'),
+    # run folder
+    PairRule('resume', 'overwrite', lambda resume, overwrite: not (resume and overwrite),
+             'resume continues a run and overwrite starts it afresh: one of them must be False'),
+    # the loss of dpo.py
+    PairRule('label_smoothing', 'loss_type', lambda amount, loss: amount == 0 or loss != 'ipo',
+             'label_smoothing must be 0 with loss_type ipo: IPO has no smoothed form'),
 ]
 
 
 def check_values(knobs, legal, sources):
-    """UserError at the first knob whose value its rule does not allow; `sources`: who set it."""
+    """Raises UserError at the first knob with an illegal value.
+
+    `legal` has the knobs' rules; `sources` says, per knob, which file or flag set its value.
+    """
     for name, value in knobs.items():
-        if name not in legal or value is None:  # only a knob that a fork made None can be None
+        # only a knob that a fork made None by default can be None
+        if value is None or name not in legal:
             continue
-        if not legal[name].allows(value):
-            raise UserError(f'{sources[name]}: {name} must be {legal[name].words}, not {value!r}')
+        rule = legal[name]
+        if not rule.allows(value):
+            raise UserError(f'{sources[name]}: {name} must be {rule.words}, not {value!r}')
 
 
 def check_together(knobs):
-    """UserError at the first pair in TOGETHER whose values do not go together."""
-    for first, second, allows, words in TOGETHER:
-        a, b = knobs.get(first), knobs.get(second)
-        if a is None or b is None:  # the script does not have both
+    """Raises UserError at the first two knobs in TOGETHER whose values do not go together."""
+    for rule in TOGETHER:
+        first_value = knobs.get(rule.first)
+        second_value = knobs.get(rule.second)
+        # the script lacks one of the knobs, or a fork made it None
+        if first_value is None or second_value is None:
             continue
-        if not allows(a, b):
-            raise UserError(f'{words} ({first} = {a!r}, {second} = {b!r})')
+        if not rule.allows(first_value, second_value):
+            values = f'{rule.first} = {first_value!r}, {rule.second} = {second_value!r}'
+            raise UserError(f'{rule.words} ({values})')
+
+
+def check_out_dir(out_dir, resume, overwrite):
+    """Raises UserError if the folder `out_dir` holds files and the user did not say what to do."""
+    if resume or overwrite:
+        return
+    if os.path.exists(out_dir) and os.listdir(out_dir):
+        raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
 
 
 # --- models that another command makes ----------------------------------------
@@ -209,158 +258,214 @@ SCRIPTS = ('sft', 'dpo', 'grpo', 'hpt', 'prefix_rft')  # each writes its model t
 
 
 def check_models(knobs, path, files):
-    """UserError, with the command to run first, if a local model is missing.
+    """Raises UserError if a local model is missing; the message names the command that makes it.
 
     `path` is the script's, `files` are the config files of this run.
     """
     for knob in ('model', 'rejected_model'):
         name = knobs.get(knob) or ''
-        if not looks_local(name) or os.path.isdir(name):
+        if os.path.isdir(name) or not looks_local(name):
             continue
         command = command_that_makes(name, path, knobs, files)
-        advice = (f'make it first: {command}' if command else
-                  'give the out_dir of a run, another folder in Hugging Face format, or a hub id')
+        if command:
+            advice = f'make it first: {command}'
+        else:
+            advice = 'give the out_dir of a run, another folder in Hugging Face format, or a hub id'
         raise UserError(f'{knob} {name}: no such folder; {advice}')
 
 
 def looks_local(name):
     """Whether a model's name must be a folder's. False for gpt2, Qwen/Qwen3-4B, tiny, random:..."""
-    first = name.split('/')[0]
+    first_part = name.split('/')[0]
     starts_like_a_path = name.startswith(('/', '.', '~'))
     too_deep_for_a_hub_id = name.count('/') > 1
-    return starts_like_a_path or too_deep_for_a_hub_id or first == 'out' or os.path.isdir(first)
+    starts_in_a_folder = first_part == 'out' or os.path.isdir(first_part)
+    return starts_like_a_path or too_deep_for_a_hub_id or starts_in_a_folder
 
 
 def command_that_makes(folder, path, knobs, files):
-    """The command whose out_dir is `folder`, or None where no config file says so."""
+    """The command whose out_dir is `folder`, found by trying; None if there is none.
+
+    It tries each script without config files, with this run's `files`, and with each file that
+    nanopost ships. `path` is the running script's.
+    """
+    home = os.path.dirname(path)
     folder = os.path.normpath(folder)
+    # the only model here that no script trains
     if folder == os.path.normpath('out/smollm2'):
         return 'make real, or only python -m tools.smollm2 out/smollm2'
-    home = os.path.dirname(path)
-    shipped = sorted(glob.glob('config/*.py', root_dir=home))
-    # first no file at all, then this run's files (the stage before often has the same), then others
-    for candidate in [[], files, *([file] for file in shipped)]:
+
+    # without a config file every script writes to out/<its name>
+    for script in SCRIPTS:
+        if folder == os.path.normpath(f'out/{script}'):
+            return command_line(home, script, [])
+
+    # this run's own files come first: the stage before this one often uses the same files
+    shipped_files = sorted(glob.glob('config/*.py', root_dir=home))
+    candidates = [files]
+    for file in shipped_files:
+        candidates.append([file])
+    for candidate in candidates:
         for script in SCRIPTS:
-            settings = {'out_dir': f'out/{script}'}  # the default of every script
-            with suppress(UserError):  # a file that is not for this script
-                for file in candidate:
-                    settings |= read_file(file, home, script, {**knobs, **settings})
-            if candidate and 'data' not in settings:
-                continue  # it only adds to another config file, as config/tulu3_4b.py does
-            if os.path.normpath(settings['out_dir']) == folder:
-                return ' '.join(['python', os.path.relpath(f'{home}/{script}.py'), *candidate])
+            if out_dir_with(candidate, home, script, knobs) == folder:
+                return command_line(home, script, candidate)
     return None
 
 
-# --- config files and flags ---------------------------------------------------
+def command_line(home, script, files):
+    """The command that runs a script in the folder `home` with these config files."""
+    script_path = os.path.relpath(f'{home}/{script}.py')
+    return ' '.join(['python', script_path, *files])
+
+
+def out_dir_with(files, home, script, knobs):
+    """The out_dir of a script with these config files; None if they are not for this script.
+
+    The files can read `knobs`, those of the running script.
+    """
+    settings = {'out_dir': f'out/{script}'}  # the default of every script
+    try:
+        for file in files:
+            settings |= read_file(file, home, script, {**knobs, **settings})
+    except UserError:
+        # a file reads a knob that is not there, or it is broken
+        return None
+    # a file without `data` only changes another config file, as config/tulu3_4b.py does
+    if 'data' not in settings:
+        return None
+    return os.path.normpath(settings['out_dir'])
+
+
+# --- config files -------------------------------------------------------------
+class ConfigNames:
+    """The module-level names of a config file while it runs; notes which ones the file assigns.
+
+    All reads and writes go to `everything`, a dict that has the knobs from the start. `assigned`,
+    {name: value}, has only what the file itself assigned.
+    """
+
+    def __init__(self, everything):
+        self.everything = everything
+        self.assigned = {}
+
+    def __getitem__(self, name):
+        return self.everything[name]
+
+    def __setitem__(self, name, value):
+        self.everything[name] = value
+        self.assigned[name] = value
+
+    def __delitem__(self, name):
+        del self.everything[name]
+        self.assigned.pop(name, None)
+
+
 def read_file(file, home, script, knobs):
     """{name: value} that a config file assigns. It is looked for here, then in the folder `home`.
 
-    UserError when the file is missing or raises, with the line.
+    Raises UserError if the file is missing or fails, with the line that failed.
     """
+    # so that config/tiny.py is found from any folder
     path = file if os.path.isfile(file) else os.path.join(home, file)
     if not os.path.isfile(path):
         raise UserError(f'no config file {file}; for a flag use --key=value')
-    # The file finds the knobs where it finds Python's builtins. So `scope` itself, which the names
-    # that it assigns go to, holds nothing else.
-    scope = {'__builtins__': {**vars(builtins), **knobs, 'script': script}}
+    with open(path, 'rb') as f:
+        source = f.read()
+
+    # exec() takes two mappings of names. The file's functions and comprehensions look names up in
+    # the first one. Its module-level code reads and assigns names through the second one, which
+    # passes everything on to the first.
+    everything = {**knobs, 'script': script}
+    names = ConfigNames(everything)
     try:
-        with open(path, 'rb') as f:
-            exec(compile(f.read(), path, 'exec'), scope)
+        exec(compile(source, path, 'exec'), everything, names)
     except Exception as error:
-        in_file = error.__traceback__.tb_next  # None if the file does not compile
-        line = getattr(in_file, 'tb_lineno', 0) or getattr(error, 'lineno', 0) or 1
+        line = line_of(error)
         raise UserError(f'{file}:{line}: {type(error).__name__}: {error}') from None
-    module = type(sys)
-    return {name: value for name, value in scope.items()
-            if name[0] != '_' and type(value) is not module}
+
+    # the rest is the file's own: modules that it imports, and helpers like _half
+    settings = {}
+    for name, value in names.assigned.items():
+        if not name.startswith('_') and type(value) is not Module:
+            settings[name] = value
+    return settings
 
 
+def line_of(error):
+    """The line of a config file where `error`, caught in read_file(), was raised."""
+    # the traceback begins in read_file(); if the file compiled, the next frame is the file's
+    frame_in_file = error.__traceback__.tb_next
+    if frame_in_file:
+        return frame_in_file.tb_lineno
+    # the file did not compile; only a SyntaxError has a line
+    return getattr(error, 'lineno', None) or 1
+
+
+# --- flags --------------------------------------------------------------------
 def read_flag(flag, types):
     """(key, value) of the text --key=value; `types` has the knobs' types. UserError without '='."""
     key, equals, text = flag.removeprefix('--').partition('=')
     if not equals:
         raise UserError(f'{flag}: use --key=value')
-    kind = types.get(key)
-    if kind is str:  # '123' stays a text
-        return key, text
+    return key, value_of(text, types.get(key))
+
+
+def value_of(text, kind):
+    """The value that a flag's text stands for, given the knob's type; else the text itself."""
+    # '123' stays a text
+    if kind is str:
+        return text
     try:
-        literal = float(text) if kind is float else ast.literal_eval(text)
+        # float() reads inf and nan too
+        if kind is float:
+            return float(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return key, text
-    return key, literal if type(literal) in (int, float, bool, NoneType) else text
+        return text
+    # a list is no knob's value, and a text keeps its quotes
+    if type(value) in (int, float, bool, NoneType):
+        return value
+    return text
+
+
+# --- configure ----------------------------------------------------------------
+def fits(value, kind):
+    """Whether a knob of type `kind` can take the value without losing anything."""
+    # a knob that is None by default takes any plain value
+    if kind is NoneType:
+        return type(value) in TYPES
+    # 1 fits a float and 1e3 fits an int, but 1.5, infinity and NaN do not fit an int
+    if {type(value), kind} == {int, float}:
+        return value % 1 == 0 and abs(value) < 1e300
+    return type(value) is kind
 
 
 def override(knobs, types, key, value, source):
-    """knobs[key] = value, in the knob's type. UserError: source, key, type or nearest key."""
+    """Sets knobs[key] to the value, in the knob's type, and reports it on rank 0.
+
+    Raises UserError for a key that is no knob and for a value of another type. `source` is the
+    file or flag that the value comes from.
+    """
     if key not in types:
         near = difflib.get_close_matches(key, types, 1)
         hint = f'nearest: {near[0]!r}' if near else 'see --help'
         raise UserError(f'{source}: no knob {key!r}, {hint}')
-    kind, given = types[key], type(value)
-    both_numbers = {given, kind} == {int, float}
-    if both_numbers and value % 1 == 0 and abs(value) < 1e300:
-        value = kind(value)  # 1 will do for 1.0, and 1e3 for 1000
-    elif kind is NoneType and given in TYPES:
-        pass  # a knob that is None by default takes any plain value
-    elif given is not kind:
+
+    # the default value, not the latest one, decides the type
+    kind = types[key]
+    if not fits(value, kind):
         raise UserError(f'{source}: {key} takes {TYPES[kind]}, not {value!r}')
-    knobs[key] = value
+    knobs[key] = value if kind is NoneType else kind(value)
     if RANK == 0:
-        print(f'{source}: {key} = {value!r}')
+        print(f'{source}: {key} = {knobs[key]!r}')
 
 
-def check_out_dir(out_dir, resume, overwrite):
-    """UserError if the run folder holds files and neither resume nor overwrite is set."""
-    if resume or overwrite or not os.path.exists(out_dir):
-        return
-    if os.listdir(out_dir):
-        raise UserError(f'out_dir {out_dir} is not empty: say --resume=True or --overwrite=True')
-
-
-def print_help(path, docstring, first_knob):
-    """The first paragraph of the script's docstring, and its config block."""
-    with open(path) as f:
-        lines = f.readlines()
-    start = 0
-    while not re.match(rf'{first_knob}\s*[=,:]', lines[start]):
-        start += 1
-    end = start
-    while 'configure(' not in lines[end]:
-        end += 1
-    while start > 0 and lines[start - 1].startswith('#'):  # the block's headings
-        start -= 1
-    summary = docstring.split('\n\n')[0]
-    print(summary, ''.join(lines[start:end]), sep='\n\n', end='')
-
-
-def configure(namespace, **rules):
-    """Applies sys.argv to the knobs of a script and checks them; returns {knob: value}.
-
-    `namespace` is the script's globals(): its knobs are the public names with plain values so far.
-    `rules` are the script's own rules, {knob: Rule}, before those of LEGAL. Raises UserError.
-    """
-    sys.excepthook = partial(excepthook, sys.excepthook)
-    path = os.path.abspath(namespace['__file__'])
-    home, filename = os.path.split(path)
+def apply_arguments(knobs, files, flags, home, filename):
+    """Overrides the knobs with config files and flags; returns {knob: where its value is from}."""
     script = filename.removesuffix('.py')
-    knobs = {name: value for name, value in namespace.items()
-             if name[0] != '_' and type(value) in TYPES}
     types = {name: type(value) for name, value in knobs.items()}
-    sources = dict.fromkeys(knobs, filename)  # who set the value
-    for name in rules:
-        if name not in knobs:
-            raise TypeError(f'configure() got a rule for {name!r}, which is no knob')
-
-    arguments = sys.argv[1:]
-    if '-h' in arguments or '--help' in arguments:
-        if RANK == 0:
-            print_help(path, namespace['__doc__'] or '', next(iter(knobs)))
-        sys.exit()
-
-    # flags win over files wherever they stand, and what comes later wins over what comes earlier
-    files = [argument for argument in arguments if not argument.startswith('-')]
-    flags = [argument for argument in arguments if argument.startswith('-')]
+    sources = dict.fromkeys(knobs, filename)
+    # files first, wherever they stand on the command line, because flags win
     for file in files:
         for key, value in read_file(file, home, script, knobs).items():
             override(knobs, types, key, value, file)
@@ -369,10 +474,80 @@ def configure(namespace, **rules):
         key, value = read_flag(flag, types)
         override(knobs, types, key, value, flag)
         sources[key] = flag
+    return sources
 
-    # checked last, so that a flag may mend a file
+
+def find_line(lines, pattern, start=0):
+    """The index of the first line, from `start` on, whose beginning matches the pattern."""
+    for i in range(start, len(lines)):
+        if re.match(pattern, lines[i]):
+            return i
+    raise ValueError(f'no line matches {pattern}')
+
+
+def print_help(path, docstring, first_knob):
+    """Prints the first paragraph of the script's docstring, and its config block.
+
+    The block goes from the headings above the first knob to the line before configure().
+    """
+    with open(path) as f:
+        lines = f.readlines()
+    # the first knob's line begins like `a = 1`, `a, b = 1, 2` or `a: int = 1`
+    start = find_line(lines, rf'{first_knob}\s*[=,:]')
+    end = find_line(lines, r'.*configure\(', start)
+    while start > 0 and lines[start - 1].startswith('#'):
+        start -= 1
+
+    summary = docstring.split('\n\n')[0]
+    block = ''.join(lines[start:end])
+    print(summary, block, sep='\n\n', end='')
+
+
+def knobs_of(namespace):
+    """{name: value} of the public names with plain values."""
+    knobs = {}
+    for name, value in namespace.items():
+        if not name.startswith('_') and type(value) in TYPES:
+            knobs[name] = value
+    return knobs
+
+
+def configure(namespace, **rules):
+    """Applies sys.argv to the knobs of a script and checks them; returns {knob: value}.
+
+    `namespace` is the script's globals(): its knobs are the public names with plain values so far.
+    `rules`, {knob: Rule}, replace those of LEGAL for this script. Raises UserError.
+    """
+    # from here on every UserError of the script is printed as one line
+    sys.excepthook = partial(excepthook, sys.excepthook)
+
+    path = os.path.abspath(namespace['__file__'])
+    home, filename = os.path.split(path)
+    knobs = knobs_of(namespace)
+
+    # a rule for a name that is no knob is a bug of the script
+    for name in rules:
+        if name not in knobs:
+            raise TypeError(f'configure() got a rule for {name!r}, which is no knob')
+
+    # --help ends the script, whatever else is on the command line
+    arguments = sys.argv[1:]
+    if '-h' in arguments or '--help' in arguments:
+        if RANK == 0:
+            first_knob = next(iter(knobs))
+            print_help(path, namespace['__doc__'] or '', first_knob)
+        sys.exit()
+
+    # everything that is no flag is the name of a config file
+    files = [argument for argument in arguments if not argument.startswith('-')]
+    flags = [argument for argument in arguments if argument.startswith('-')]
+    sources = apply_arguments(knobs, files, flags, home, filename)
+
+    # after all overrides, so that a flag can correct a value of a config file
     check_values(knobs, {**LEGAL, **rules}, sources)
     check_together(knobs)
     check_models(knobs, path, files)
+
+    # the script's own variables get the new values
     namespace.update(knobs)
     return knobs

@@ -1,48 +1,65 @@
-"""Sample from a checkpoint, verify, report; or make training rows of the samples.
+"""Sample from a checkpoint, verify, report; or turn the samples into training rows.
 
     python sample.py --model=out/grpo --data=sums:test --n=8
     python sample.py --model=Qwen/Qwen3-0.6B --data=gsm8k_test.jsonl --n=1 --temperature=0
     python sample.py --model=out/tiny_base --data=sums:train --write=pairs --out=out/pairs.jsonl
 
-Writes every completion with its verdict as a JSON line to `out` and prints pass@1 with its standard error
-(clustered by prompt), the unbiased pass@k of Chen et al. 2021 (arXiv 2107.03374, equation 1), maj@n, length
-and the share cut at max_new_tokens; by difficulty too where the rows carry one.
+It samples `n` completions of every prompt, writes JSON lines to `out`, and prints
 
-`write` says what a line of `out` is. 'samples': a completion. 'sft': a prompt with a completion that the
-verifier holds right (rejection sampling), for sft.py. 'pairs': a prompt with its best and worst completion
-where their rewards differ, for dpo.py; with --rejected_model the completions of `model` against those of the
-other model, whatever the verdicts (delta learning, arXiv 2507.06187). Training rows are made only of
-completions that ended by themselves: a cut one would teach to stop where it was cut.
+    pass@1      the mean reward, with its standard error (clustered by prompt)
+    pass@k      the unbiased estimate of Chen et al. 2021 (arXiv 2107.03374, equation 1)
+    maj@n       the reward of the most frequent answer
+    tokens      the mean length of a completion
+    truncated   the share of completions cut at max_new_tokens
+
+for all prompts, and for each difficulty where the rows carry one.
+
+`write` chooses the lines of `out`:
+
+    samples     every completion with its reward
+    sft         rows for sft.py: a prompt with a right completion (rejection sampling)
+    pairs       rows for dpo.py: a prompt with its best and its worst completion where their rewards
+                differ. With --rejected_model: the completions of `model` against those of the other
+                model, whatever their rewards (delta learning, arXiv 2507.06187)
+
+Training rows (sft, pairs) contain only completions that ended by themselves. A completion cut at
+max_new_tokens would teach the model to stop there.
 """
 import json
 import math
 import os
 from collections import Counter
+from dataclasses import dataclass
 
 from configurator import UserError, at_least, configure
 
 # --- config ------------------------------------------------------------------
+# model and prompts
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
 chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
 data = 'sums:test'  # rows with a checkable truth
-limit = 0  # the first so many prompts; 0: all
+limit = 0  # use only so many prompts, from the first; 0: all
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
 instruction = ''  # appended to every prompt
+# sampling
 n = 8  # completions of each prompt
 temperature = 1.0  # 0: greedy
 max_new_tokens = 64  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
+# output
 write = 'samples'  # lines of `out`: 'samples', 'sft' or 'pairs'
-rejected_model = ''  # of write=pairs: a weaker model gives the rejected side; '': best against worst
+rejected_model = ''  # of write=pairs: a weaker model for the rejected side; '': best against worst
 out = 'out/samples.jsonl'  # JSON lines
 overwrite = False  # replace an `out` that exists
-show = 3  # completions printed
+show = 3  # prompts printed, each with its first completion
+# system
 seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute; 'auto': bfloat16 on a GPU, float32 on a CPU
 kv_cache_gb = 4.0  # GB for the KV cache
 config = configure(globals(), temperature=at_least(0))
 
+# mistakes that need more than one knob, or the disk, to see
 if os.path.exists(out) and not overwrite:
     raise UserError(f'{out} exists: say --overwrite=True or another --out')
 if rejected_model and write != 'pairs':
@@ -51,7 +68,7 @@ if write == 'pairs' and n < 2 and not rejected_model:
     raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
 
 # --- imports --------------------------------------------------------------------
-# after the settings, because they take seconds: a mistake in a flag is answered at once
+# after the settings, because they take seconds: the user learns of a mistake in a flag at once
 import torch
 
 from data import completion_text, format_report, levels, load_tokenizer, random_stream
@@ -61,32 +78,32 @@ from rollout import generate
 from rows import read_rows
 from verify import ANSWERS, extract, gave_up, verify_all
 
-
-def pass_at_k(n, c, k):
-    """1 - C(n - c, k) / C(n, k) as a stable product: the chance that k of n, c right, hold one."""
-    return 1.0 if n - c < k else 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
-
-
-def majority(answers, rewards):
-    """Reward of the most frequent answer; no answer (None) does not vote, a tie goes to the first seen."""
-    votes = Counter(a for a in answers if a is not None)
-    return rewards[answers.index(votes.most_common(1)[0][0])] if votes else 0.0
-
-
+# --- device -------------------------------------------------------------------
+# 'auto' becomes what this machine has
 if device == 'auto':
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
 if dtype == 'auto':
     dtype = 'float32' if device == 'cpu' else 'bfloat16'
 if device != 'cpu' and not torch.cuda.is_available():
     raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
+
+# --- prompts, models -----------------------------------------------------------
 tokenizer = load_tokenizer(model, chat_template)
-if rejected_model and load_tokenizer(rejected_model, chat_template).get_vocab() != tokenizer.get_vocab():
-    raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: the same ids mean '
-                    'other text there')
+if rejected_model:
+    # one tokenizer writes and reads for both models
+    other_tokenizer = load_tokenizer(rejected_model, chat_template)
+    if other_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: '
+                        'the same ids mean other text there')
 stops = stop_ids(tokenizer)
-prompts, report = rl_prompts(read_rows(data)[0], tokenizer, max_prompt_tokens, verifier, instruction)
-prompts = prompts[:limit or None]
+
+# a row without a checkable truth ends the script here; a prompt that is too long is dropped
+rows, _ = read_rows(data)
+prompts, report = rl_prompts(rows, tokenizer, max_prompt_tokens, verifier, instruction)
+if limit:
+    prompts = prompts[:limit]
 print(f'{data}: {format_report(report)}', flush=True)
+
 # models made from scratch are drawn from torch's own stream
 torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
 lm = load_model(model, device).eval()
@@ -95,91 +112,260 @@ weaker = None
 if rejected_model:
     weaker = load_model(rejected_model, device).eval()
     check_token_ids(weaker, tokenizer, prompts)
-os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-chunk = max(1, 512 // n)  # prompts at a time, so that a long run writes as it goes
-results, written = [], 0  # results, per prompt: difficulty, rewards, answers, lengths, stopped, kind
 
 
-def complete(lm, part, first, use):
-    """n completions of each prompt, with 'text' and 'reward' added to what generate gives.
+# --- completions ----------------------------------------------------------------
+def complete(language_model, part, first, use):
+    """n completions of each prompt in `part`: a list per prompt of dicts.
 
-    The random numbers are those of `seed`, `use` (which of the two models) and the place of the prompt among
-    all, of which the first here has `first`.
+    A dict has what generate gives (ids, logprobs, stopped) and 'text' and 'reward'. `first` is the
+    place of the first prompt of `part` among all prompts, `use` is 'sample' or 'rejected'.
     """
+    # A completion's random numbers come from the seed, the model's use and the prompt's place among
+    # all. So they do not depend on the size of a part, and the two models have different ones.
+    seeds = [(seed, use, first + i) for i in range(len(part))]
+    prompt_ids = [prompt['ids'] for prompt in part]
     progress = f'prompts {first + 1} to {first + len(part)} of {len(prompts)}'
-    with torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16'):
-        groups = generate(lm, [p['ids'] for p in part], n, max_new_tokens, temperature, stops,
-                          [(seed, use, first + j) for j in range(len(part))], kv_cache_gb, progress)
-    made = [(prompt, c) for prompt, group in zip(part, groups) for c in group]
-    for _, c in made:
-        c['text'] = completion_text(tokenizer, c['ids'])
-    verdicts = verify_all([(prompt['kind'], c['text'], prompt['truth']) for prompt, c in made])
-    for (_, c), (reward, _) in zip(made, verdicts):
-        c['reward'] = reward
+    device_type = device.split(':')[0]
+    with torch.autocast(device_type, torch.bfloat16, enabled=dtype == 'bfloat16'):
+        groups = generate(language_model, prompt_ids, n, max_new_tokens, temperature, stops, seeds,
+                          kv_cache_gb, progress)
+
+    # one call for all completions, because it shares them among several processes
+    to_verify = []
+    for prompt, group in zip(part, groups):
+        for completion in group:
+            completion['text'] = completion_text(tokenizer, completion['ids'])
+            to_verify.append((prompt['kind'], completion['text'], prompt['truth']))
+    verdicts = iter(verify_all(to_verify))
+
+    # the verdicts come in the order of the completions
+    for group in groups:
+        for completion in group:
+            reward, _ = next(verdicts)
+            completion['reward'] = reward
     return groups
 
 
-def lines(prompt, group, weak):
-    """What `out` gets for a prompt: its group of completions, and the weaker model's."""
-    about = {'truth': prompt['truth'], 'dataset': prompt['kind'], 'difficulty': prompt['difficulty'],
-             'where': prompt['where']}
-    if write == 'samples':
-        return [{'prompt': prompt['text'], 'completion': c['text'], 'reward': c['reward'], **about,
-                 'stopped': c['stopped'], 'tokens': len(c['ids'])} for c in group]
-    group, weak = ([c for c in side if c['stopped'] and c['text'].strip()] for side in (group, weak))
-    if write == 'sft':
-        right = {c['text']: None for c in group if c['reward'] > 0.5}  # each text once
-        return [{'prompt': prompt['messages'], 'completion': text, **about} for text in right]
+# --- lines of `out` -------------------------------------------------------------
+def about(prompt):
+    """What every line says about its prompt."""
+    return {
+        'truth': prompt['truth'],
+        'dataset': prompt['kind'],
+        'difficulty': prompt['difficulty'],
+        'where': prompt['where'],
+    }
+
+
+def sample_lines(prompt, group):
+    """A line for each completion."""
+    lines = []
+    for completion in group:
+        lines.append({
+            'prompt': prompt['text'],
+            'completion': completion['text'],
+            'reward': completion['reward'],
+            **about(prompt),
+            'stopped': completion['stopped'],
+            'tokens': len(completion['ids']),
+        })
+    return lines
+
+
+def usable(group):
+    """The completions that training rows may contain: they ended by themselves and have a text."""
+    return [c for c in group if c['stopped'] and c['text'].strip()]
+
+
+def sft_lines(prompt, group):
+    """A line for each distinct text among the right completions."""
+    lines = []
+    seen = set()
+    for completion in usable(group):
+        text = completion['text']
+        if completion['reward'] > 0.5 and text not in seen:
+            seen.add(text)
+            lines.append({'prompt': prompt['messages'], 'completion': text, **about(prompt)})
+    return lines
+
+
+def best_and_worst(group):
+    """[(best, worst)] of the usable completions, by reward; [] if all have the same reward."""
+    candidates = usable(group)
+    if not candidates:
+        return []
+    # of completions with equal rewards, max and min give the one sampled first
+    best = max(candidates, key=lambda completion: completion['reward'])
+    worst = min(candidates, key=lambda completion: completion['reward'])
+    return [(best, worst)] if best['reward'] > worst['reward'] else []
+
+
+def pair_lines(prompt, group, weaker_group):
+    """A line for each pair of a chosen and a rejected completion."""
     if rejected_model:
-        pairs = zip(group, weak)
-    else:  # of equals the first sampled
-        best, worst = (choose(group, key=lambda c: c['reward'], default=None) for choose in (max, min))
-        pairs = [(best, worst)] if group and best['reward'] > worst['reward'] else []
-    return [{'prompt': prompt['messages'], 'chosen': turns(chosen['text'], 'assistant'),
-             'rejected': turns(rejected['text'], 'assistant'), 'chosen_reward': chosen['reward'],
-             'rejected_reward': rejected['reward'], **about}
-            for chosen, rejected in pairs if chosen['text'] != rejected['text']]
+        pairs = zip(usable(group), usable(weaker_group))
+    else:
+        pairs = best_and_worst(group)
+
+    lines = []
+    for chosen, rejected in pairs:
+        # a pair of equal texts teaches nothing
+        if chosen['text'] == rejected['text']:
+            continue
+        lines.append({
+            'prompt': prompt['messages'],
+            'chosen': turns(chosen['text'], 'assistant'),
+            'rejected': turns(rejected['text'], 'assistant'),
+            'chosen_reward': chosen['reward'],
+            'rejected_reward': rejected['reward'],
+            **about(prompt),
+        })
+    return lines
 
 
-with open(out, 'w') as f:
-    for i in range(0, len(prompts), chunk):
-        part = prompts[i:i + chunk]
-        groups = complete(lm, part, i, 'sample')
-        weak_groups = complete(weaker, part, i, 'rejected') if weaker else [[]] * len(part)
-        for prompt, group, weak in zip(part, groups, weak_groups):
-            for line in lines(prompt, group, weak):
-                f.write(json.dumps(line) + '\n')
-                written += 1
-            if len(results) < show:
-                print(f'  {group[0]["reward"]:.0f} | {prompt["text"]!r} -> {group[0]["text"]!r}', flush=True)
-            texts, rewards = [c['text'] for c in group], [c['reward'] for c in group]
-            results.append((prompt['difficulty'], rewards, [extract(prompt['kind'], t) for t in texts],
-                            [len(c['ids']) for c in group], [c['stopped'] for c in group], prompt['kind']))
-        f.flush()
+def lines_of(prompt, group, weaker_group):
+    """The lines of `out` for a prompt, as dicts.
+
+    `group` has the completions of `model`, `weaker_group` those of rejected_model.
+    """
+    if write == 'samples':
+        return sample_lines(prompt, group)
+    if write == 'sft':
+        return sft_lines(prompt, group)
+    return pair_lines(prompt, group, weaker_group)
+
+
+# --- results --------------------------------------------------------------------
+@dataclass
+class PromptResult:
+    """What the report needs to know about a prompt's n completions."""
+    difficulty: int | str | None
+    mean_reward: float
+    right: int  # completions with a reward above 0.5
+    majority_reward: float | None  # None: the prompt's kind has no answers to vote on
+    tokens: int  # of all n completions
+    truncated: int  # completions cut at max_new_tokens
+
+
+def majority(answers, rewards):
+    """Reward of the most frequent answer. None is no answer and has no vote.
+
+    Of answers with equally many votes the one sampled first counts. 0 without any answer.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    winner = max(votes, key=votes.get)
+    return rewards[answers.index(winner)]
+
+
+def result_of(prompt, group):
+    """The PromptResult of a prompt and its completions."""
+    rewards = [completion['reward'] for completion in group]
+    right = [reward for reward in rewards if reward > 0.5]
+    lengths = [len(completion['ids']) for completion in group]
+    truncated = [completion for completion in group if not completion['stopped']]
+
+    # kinds like code and ifeval have no short answer that two completions could share
+    majority_reward = None
+    if prompt['kind'] in ANSWERS:
+        answers = [extract(prompt['kind'], completion['text']) for completion in group]
+        majority_reward = majority(answers, rewards)
+
+    return PromptResult(
+        difficulty=prompt['difficulty'],
+        mean_reward=sum(rewards) / n,
+        right=len(right),
+        majority_reward=majority_reward,
+        tokens=sum(lengths),
+        truncated=len(truncated),
+    )
+
+
+def pass_at_k(n, c, k):
+    """Chance that k of n completions, of which c are right, contain a right one.
+
+    1 - C(n - c, k) / C(n, k): Chen et al. 2021, arXiv 2107.03374, equation 1.
+    """
+    # with fewer than k wrong completions every choice contains a right one
+    if n - c < k:
+        return 1.0
+    # The quotient as a product, because the binomial coefficients are huge (figure 3 of the paper):
+    # C(n - c, k) / C(n, k) = product over i from n - c + 1 to n of (1 - k / i)
+    return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
 def report_line(name, results):
-    """pass@1 with its standard error, pass@k, maj@n, mean length and truncated share of these prompts."""
-    means = torch.tensor([sum(r) / n for _, r, *_ in results], dtype=torch.float64)
-    error = (means.std() / math.sqrt(len(means))).item() if len(means) > 1 else float('nan')
-    solved = [sum(x > 0.5 for x in r) for _, r, *_ in results]
+    """The line of the report about these prompts; the top of this file explains its numbers."""
+    # The standard error is that of a mean over prompts, because the completions of one prompt are
+    # not independent. A single prompt has no standard error.
+    means = torch.tensor([result.mean_reward for result in results], dtype=torch.float64)
+    error = float('nan')
+    if len(results) > 1:
+        error = (means.std() / math.sqrt(len(results))).item()
     line = f'{name:>12} {len(results):6d} prompts  pass@1 {means.mean():.3f} +- {error:.3f}'
-    for k in [2 ** i for i in range(1, 11) if 2 ** i <= n]:
-        line += f'  pass@{k} {sum(pass_at_k(n, c, k) for c in solved) / len(solved):.3f}'
-    # prompts whose completions have an answer to vote on: those of kinds like code and ifeval have none
-    voted = [majority(answers, rewards) for _, rewards, answers, _, _, kind in results if kind in ANSWERS]
+
+    # k = 2, 4, 8, ... up to n, at most 1024
+    k = 2
+    while k <= min(n, 1024):
+        chances = [pass_at_k(n, result.right, k) for result in results]
+        line += f'  pass@{k} {sum(chances) / len(chances):.3f}'
+        k *= 2
+
+    # the mean over the prompts that have answers to vote on
+    voted = [r.majority_reward for r in results if r.majority_reward is not None]
     if n > 1 and voted:
         line += f'  maj@{n} {sum(voted) / len(voted):.3f}'
-    tokens = sum(sum(x[3]) for x in results) / (n * len(results))
-    cut = sum(not s for x in results for s in x[4]) / (n * len(results))
-    return line + f'  tokens {tokens:.1f}  truncated {cut:.3f}'
+
+    # means over all completions
+    completions = n * len(results)
+    tokens = sum(result.tokens for result in results) / completions
+    truncated = sum(result.truncated for result in results) / completions
+    return line + f'  tokens {tokens:.1f}  truncated {truncated:.3f}'
 
 
-for level in levels(r[0] for r in results):
-    print(report_line(f'level {level}', [r for r in results if r[0] == level]))
+# --- sample and write -----------------------------------------------------------
+folder = os.path.dirname(out) or '.'
+os.makedirs(folder, exist_ok=True)
+# about 512 completions at a time, so that `out` grows during a long run
+prompts_per_part = max(1, 512 // n)
+results = []
+written = 0  # lines
+
+with open(out, 'w') as f:
+    for first in range(0, len(prompts), prompts_per_part):
+        part = prompts[first:first + prompts_per_part]
+        groups = complete(lm, part, first, 'sample')
+        if weaker:
+            weaker_groups = complete(weaker, part, first, 'rejected')
+        else:
+            weaker_groups = [[] for _ in part]
+
+        for prompt, group, weaker_group in zip(part, groups, weaker_groups):
+            for line in lines_of(prompt, group, weaker_group):
+                f.write(json.dumps(line) + '\n')
+                written += 1
+
+            # the first prompts on the console, each with its first completion
+            if len(results) < show:
+                completion = group[0]
+                reward = f'{completion["reward"]:.0f}'
+                print(f'  {reward} | {prompt["text"]!r} -> {completion["text"]!r}', flush=True)
+            results.append(result_of(prompt, group))
+        f.flush()
+
+# --- report ---------------------------------------------------------------------
+for level in levels(result.difficulty for result in results):
+    of_this_level = [result for result in results if result.difficulty == level]
+    print(report_line(f'level {level}', of_this_level))
 print(report_line('all', results))
+
+# rewards of 0 that mean "not decided" and not "wrong"
 if gave_up:
-    print('0 for want of a verdict: ' + ', '.join(f'{count} of {kind}' for kind, count in gave_up.items()))
+    counts = [f'{count} of {kind}' for kind, count in gave_up.items()]
+    print('0 for want of a verdict: ' + ', '.join(counts))
 if not written:
-    raise UserError(f'{out} is empty: no prompt has what write={write} needs (more completions: --n)')
+    raise UserError(f'{out} is empty: no prompt has what write={write} needs '
+                    '(more completions: --n)')
 print(f'{written:,} {write} of {len(prompts):,} prompts: {out}')

@@ -1,4 +1,6 @@
-# Qwen3-4B-Base, 8 x 80 GB: torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py (or another script)
+# Qwen3-4B-Base on 8 x 80 GB, for all scripts:
+#
+#     torchrun --nproc-per-node 8 grpo.py config/qwen3_4b.py
 model = 'Qwen/Qwen3-4B-Base'
 out_dir = f'out/qwen3_4b_{script}'
 activation_checkpointing = True
@@ -6,13 +8,15 @@ micro_batch_tokens = 16384
 dtype = 'bfloat16'
 log_every = 1
 
-if script == 'sft':  # TULU 3's settings (batch 128, 2 epochs, linear, warm-up 3 %), under the public name
+if script == 'sft':
+    # TULU 3's batch, epochs and schedule (linear, warm-up 3 %)
     data = 'hf://datasets/allenai/tulu-3-sft-mixture/data/train-*.parquet'  # needs pyarrow
     eval_data = eval_prompts = ''
     max_steps, epochs, batch_size, max_length = 0, 2.0, 128, 4096
     learning_rate, schedule, warmup_steps = 5e-6, 'linear', 100
     checkpoint_every = 500
-if script == 'dpo':  # TULU 3's settings on UltraFeedback; the model is the one sft.py made
+if script == 'dpo':
+    # TULU 3's settings, on UltraFeedback; it starts from sft.py's model
     model = 'out/qwen3_4b_sft'
     data = 'hf://datasets/HuggingFaceH4/ultrafeedback_binarized/data/train_prefs-*.parquet'
     eval_data = 'hf://datasets/HuggingFaceH4/ultrafeedback_binarized/data/test_prefs-*.parquet'

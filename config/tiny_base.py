@@ -1,4 +1,4 @@
-# The start model of the embedded task, from scratch, with sft.py: python sft.py config/tiny_base.py
+# The start model of the embedded task, trained from scratch: python sft.py config/tiny_base.py
 model = 'tiny'
 data = 'sums:base'
 out_dir = 'out/tiny_base'

@@ -1,7 +1,9 @@
-# TULU 3 8B (arXiv 2411.15124) under its public names: sft.py, dpo.py, then grpo.py (TULU 3.1's settings):
-# torchrun --nproc-per-node 8 dpo.py config/tulu3_8b.py, say. 8B does not fit 80 GB GPUs; tulu3_4b.py does.
+# TULU 3 8B (arXiv 2411.15124) with its public model and data sets: sft.py, then dpo.py, then
+# grpo.py with TULU 3.1's settings. 8B does not fit 80 GB GPUs; config/tulu3_4b.py does.
+#
+#     torchrun --nproc-per-node 8 sft.py config/tulu3_8b.py
 model = {'sft': 'meta-llama/Llama-3.1-8B', 'dpo': 'out/tulu3_8b_sft', 'grpo': 'out/tulu3_8b_dpo'}.get(script)
-chat_template = 'config/tulu3.jinja' if script == 'sft' else ''  # afterwards the checkpoint has it
+chat_template = 'config/tulu3.jinja' if script == 'sft' else ''  # later it is in the checkpoint
 out_dir = f'out/tulu3_8b_{script}'
 activation_checkpointing = True
 micro_batch_tokens = 16384
@@ -21,8 +23,10 @@ if script == 'dpo':
     loss_type, beta = 'dpo_norm', 5.0
     max_steps, epochs, batch_size, max_length, overlong = 0, 1.0, 128, 2048, 'cut'
     learning_rate, warmup_steps, checkpoint_every = 5e-7, 212, 500  # warm-up 10 %
-if script == 'grpo':  # rewards of 1, not 10: centred and divided by their deviation they are the same
-    # a row names its verifier; needs pyarrow
+if script == 'grpo':
+    # A right completion has reward 1 here and 10 in TULU 3. The advantages are the same, because
+    # they are divided by the standard deviation of the rewards.
+    # Each row names its verifier. The file needs pyarrow.
     data = 'hf://datasets/allenai/RLVR-GSM-MATH-IF-Mixed-Constraints/data/train-*.parquet'
     prompts_per_step, group_size, updates_per_rollout = 48, 16, 2
     max_prompt_tokens, max_new_tokens, temperature, kv_cache_gb = 2048, 2048, 1.0, 24.0

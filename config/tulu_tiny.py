@@ -1,5 +1,7 @@
-# TULU 3's pipeline (arXiv 2411.15124) in miniature, on the embedded task and a CPU: make tulu. The start
-# model is the pretrained one: sft.py on few demonstrations, dpo.py on pairs of its own completions, grpo.py.
+# TULU 3's pipeline (arXiv 2411.15124) in miniature, on the embedded task and a CPU: `make tulu`.
+#
+# The model of config/tiny_base.py stands for the pretrained one. Then come sft.py on few
+# demonstrations, dpo.py on pairs of the model's own completions, and grpo.py.
 model = {'sft': 'out/tiny_base', 'dpo': 'out/tulu_tiny_sft', 'grpo': 'out/tulu_tiny_dpo'}.get(script)
 out_dir = f'out/tulu_tiny_{script}'
 eval_prompts = 'sums:test'
@@ -10,7 +12,8 @@ if script == 'sft':
     data, eval_data = 'sums:train', 'sums:test'
     max_steps, batch_size, learning_rate, schedule, warmup_steps = 15, 32, 3e-4, 'linear', 5
     eval_every = 30
-if script == 'dpo':  # length-normalised, beta 5, an epoch, as in the paper
+if script == 'dpo':
+    # as in the paper: the length-normalised loss, beta 5, one epoch
     data, eval_data = 'out/tulu_tiny_pairs.jsonl', ''
     loss_type, beta, epochs, learning_rate, schedule, warmup_steps = 'dpo_norm', 5.0, 1.0, 5e-5, 'linear', 5
     eval_every = 20

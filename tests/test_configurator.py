@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import configurator
-from configurator import LEGAL, TOGETHER, UserError, above, at_least, configure, one_of
+from configurator import LEGAL, TOGETHER, UserError, above, at_least, check_out_dir, configure, one_of
 
 REPOSITORY = os.path.dirname(os.path.abspath(configurator.__file__))
 SCRIPT = '''"""Teaches nothing,
@@ -99,6 +99,31 @@ def test_a_file_computes_from_script_and_knobs(knobs, folder):
                       'seed': 250, **FREE}
 
 
+def test_only_what_a_file_really_assigns_is_an_override(knobs, folder, capsys):
+    """Not a knob that it reads, deletes again, or assigns in a branch that is not taken; the same value counts."""
+    (folder / 'a.py').write_text("if script == 'grpo':\n    learning_rate = 5.0\nelse:\n    max_steps = max_steps\n"
+                                 "_copy = seed\nrun_name = 'x'\ndel run_name\n")
+    assert knobs('a.py') == knobs()
+    assert capsys.readouterr().out == 'a.py: max_steps = 500\n'
+
+
+@pytest.mark.parametrize('line', [
+    'max_steps, seed = 7, 1', 'max_steps: int = 7', 'max_steps += -493', '(max_steps := 7)', 'for max_steps in (1, 7):\n    pass',
+    'with open(__import__("os").devnull) as _f:\n    max_steps = 7', 'try:\n    1/0\nexcept ZeroDivisionError as error:\n    max_steps = 7'])
+def test_every_form_of_assignment_counts(knobs, folder, line):
+    (folder / 'a.py').write_text(line)
+    assert knobs('a.py')['max_steps'] == 7
+
+
+@pytest.mark.parametrize('text', [
+    'def _f():\n    return [max_steps * _factor for _ in range(1)][0]\n_factor = 3\nseed = _f()',
+    '_factor = 3\nseed = [max_steps * _factor for _ in range(1)][0]', '_factor = 3\nseed = sum(max_steps * _factor for _ in range(1))',
+    '_factor = 3\nclass _C:\n    value = max_steps * _factor\nseed = _C.value', 'max_steps = 1500\nseed = (lambda: max_steps)()'])
+def test_functions_and_comprehensions_see_knobs_and_the_file_s_own_names(knobs, folder, text):
+    (folder / 'a.py').write_text(text)
+    assert knobs('a.py')['seed'] == 1500
+
+
 @pytest.mark.parametrize('flag, value', [
     ('--max_steps=1e3', 1000), ('--offset=-7', -7), ('--max_steps=1_000', 1000),
     ('--learning_rate=1', 1.0), ('--learning_rate=1e-6', 1e-6), ('--factor=inf', math.inf),
@@ -157,7 +182,7 @@ def test_wrong_flags_are_named(knobs, flag, parts):
     ('seed = [1]', ['seed takes', '[1]']), ('from math import pi', ["no knob 'pi'"]),
     ('max_steps = 1\nmax_steps = (', ['a.py:2: SyntaxError']), ('\n\nseed = max_stps', ['a.py:3: NameError']),
     ('max_steps = 1\n1/0', ['a.py:2: ZeroDivisionError']), ('\x00', ['a.py:1: ']),
-    ("import os\n\nopen('no')", ['a.py:3: FileNotF'])])
+    ("import os\n\nopen('no')", ['a.py:3: FileNotF']), ("\neval('(')", ['a.py:2: SyntaxError'])])
 def test_wrong_files_are_named(knobs, folder, text, parts):
     (folder / 'a.py').write_text(text)
     with pytest.raises(UserError) as error:
@@ -390,6 +415,17 @@ def test_knobs_that_do_not_go_together(with_knobs, good, bad, said):
 
 def test_warmup_may_exceed_the_steps(with_knobs):
     assert with_knobs({'warmup_steps': 20, 'max_steps': 3})
+
+
+def test_a_folder_with_files_needs_resume_or_overwrite(tmp_path):
+    check_out_dir(str(tmp_path / 'new'), resume=False, overwrite=False)
+    check_out_dir(str(tmp_path), resume=False, overwrite=False)  # empty
+    (tmp_path / 'log.jsonl').write_text('')
+    with pytest.raises(UserError) as error:
+        check_out_dir(str(tmp_path), resume=False, overwrite=False)
+    assert str(error.value) == f'out_dir {tmp_path} is not empty: say --resume=True or --overwrite=True'
+    check_out_dir(str(tmp_path), resume=True, overwrite=False)
+    check_out_dir(str(tmp_path), resume=False, overwrite=True)
 
 
 # --- the scripts' own knobs -----------------------------------------------------------------------
