@@ -10,9 +10,9 @@ From top to bottom:
     token log-probs    TokenLogprobs: log-probs and entropies with their gradients
     Policy             the module that the scripts wrap in DDP
 
-Trainer and sampler (rollout.py) compute the same function. Both use the attention of this file. For
-both, a log-prob is the fp32 log-softmax of the logits divided by the temperature. So a completion is
-scored under the distribution that it was drawn from.
+Trainer and sampler (rollout.py) compute the same function. Both use the attention of this file.
+For both, a log-prob is the fp32 log-softmax of the logits divided by the temperature. So a
+completion is scored under the distribution that it was drawn from.
 """
 import copy
 import functools
@@ -40,16 +40,16 @@ except ImportError:
     # torch before 2.10. varlen_is_right then finds that the kernel does not work, and SDPA is used.
     varlen_attn = None
 
-# torch 2.11 and 2.13 call the same kernel differently. In 2.13 varlen_attn must be told that several
-# query heads share a key head. In 2.11 it has no such argument and finds out by itself.
+# The kernel's arguments differ between torch 2.11 and 2.13. In 2.13 varlen_attn must be told that
+# several query heads share a key head. In 2.11 it finds out by itself and has no such argument.
 VARLEN_TAKES_GQA = (
     varlen_attn is not None and 'enable_gqa' in inspect.signature(varlen_attn).parameters)
 # Decoding calls the operator under varlen_attn. It takes a number of splits only in 2.13.
 FLASH_FORWARD = torch.ops.aten._flash_attention_forward
 FLASH_TAKES_SPLITS = 'num_splits' in str(FLASH_FORWARD.default._schema)
 
-# cuDNN's attention builds a plan for every new shape, which takes about half a second, and the shapes
-# of decode steps change all the time. torch prefers it on Hopper GPUs, so it is switched off.
+# cuDNN's attention needs about half a second for every new shape, and the shapes of decode steps
+# change all the time. torch prefers it on Hopper GPUs, so it is switched off.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 # The scripts draw progress bars of their own.
@@ -73,10 +73,9 @@ class Shape(NamedTuple):
     positions: int
 
 
-# 'tiny' learns the embedded task. The others have the sizes of the public models and random weights,
+# 'tiny' learns the embedded task. The others have the sizes of public models and random weights,
 # for benchmarks: --model=random:qwen3-4b.
 SHAPES = {
-    #             layers hidden heads kv  dim  ffn    vocab   tied  positions
     'tiny': Shape(4, 128, 4, 2, 32, 384, 262, True, 4096),
     'qwen3-0.6b': Shape(28, 1024, 16, 8, 128, 3072, 151936, True, 40960),
     'qwen3-1.7b': Shape(28, 2048, 16, 8, 128, 6144, 151936, True, 40960),
@@ -88,10 +87,10 @@ SHAPES = {
 def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     """The causal language model `name` (see load_config) on `device`, in training mode.
 
-    The weights are fp32 by default, because the optimizer updates them: bf16 would round away 98 % of
-    the updates at learning rate 1e-6. 'tiny' and 'random:<shape>' draw their weights from torch's
-    current seed. attention='sdpa' gives a plain transformers model, which takes no packed rows.
-    Raises UserError.
+    The weights are fp32 by default, because the optimizer updates them: bf16 would round away 98 %
+    of the updates at learning rate 1e-6. 'tiny' and 'random:<shape>' take their weights from
+    torch's random generator. attention='sdpa' gives a plain transformers model, which takes no
+    packed rows. Raises UserError.
     """
     config = load_config(name)
     if is_from_scratch(name):
@@ -103,8 +102,8 @@ def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
     model = read_checkpoint(name, config, dtype, attention)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            # torch gives the row padding_idx no gradient, but the pad token may be one that is
-            # trained: SmolLM2's is its end of turn. No row is padded here, so none needs the exception.
+            # torch gives the row padding_idx no gradient, but the pad token may be trained:
+            # SmolLM2's is its end of turn. Packed rows have no padding to protect.
             module.padding_idx = None
     model.to(device)
     if attention == 'nanopost':
@@ -131,7 +130,8 @@ def load_config(name):
     if must_be_path and not is_folder:
         raise UserError(f'model {name}: no such folder')
     if is_folder and not os.path.exists(os.path.join(name, 'config.json')):
-        raise UserError(f'model {name}: the folder has no config.json, so it is not a Hugging Face model')
+        raise UserError(f'model {name}: the folder has no config.json, so it is not a Hugging Face '
+                        'model')
 
     try:
         # Without trust_remote_code=False, transformers asks on the terminal whether to run code
@@ -142,7 +142,8 @@ def load_config(name):
         raise UserError(f'model {name}: cannot be loaded{hint}: {first_line(error)}') from None
     check_settings(name, config)
 
-    # Dropout and router noise go: training would score another distribution than sampling drew from.
+    # No dropout and no router noise: with them training would score another distribution than the
+    # one that sampling draws from.
     for key, value in vars(config).items():
         if re.search('drop|jitter', key) and isinstance(value, float):
             setattr(config, key, 0.0)
@@ -171,7 +172,7 @@ def shape_config(name):
 
 
 def read_checkpoint(name, config, dtype, attention):
-    """The model of checkpoint `name` on the CPU. Raises UserError unless every weight is there and fits."""
+    """The model of checkpoint `name` on the CPU. UserError if a weight is missing or misfits."""
     # transformers prints a table of the weights that it misses. check_loading says it in one line.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -194,7 +195,7 @@ def read_checkpoint(name, config, dtype, attention):
 
 
 def why_not_read(error):
-    """One line for an exception of from_pretrained, in plainer words where transformers' do not help."""
+    """One line for an exception of from_pretrained, in plainer words where there are any."""
     line = first_line(error)
     if 'above report' in line:
         # The report, which was not printed, is about parts of weights that transformers joins.
@@ -206,10 +207,10 @@ def why_not_read(error):
 
 
 def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
-    """Write model, tokenizer and chat template to `folder` in Hugging Face format, each file atomically.
+    """Write model, tokenizer and chat template to `folder` in Hugging Face format.
 
-    The weights are saved in `dtype`. The saved generation_config stops at every id of `stop_ids` and
-    holds no sampling default.
+    Each file is replaced atomically. The weights are saved in `dtype`. The saved generation_config
+    stops at every id of `stop_ids` and holds no sampling default.
     """
     temporary = os.path.join(folder, 'model.tmp')
     shutil.rmtree(temporary, ignore_errors=True)
@@ -229,13 +230,13 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
     model.save_pretrained(temporary, state_dict=state)
 
-    # save_pretrained writes the dtype of the model to config.json. Write that of the file instead.
+    # save_pretrained writes the model's dtype to config.json. Replace it by the dtype in the file.
     model.config.dtype = dtype
     model.config.save_pretrained(temporary)
     model.config.dtype = model.dtype
     tokenizer.save_pretrained(temporary)
 
-    # Move the files to their places only when they are safe on disk.
+    # A file takes its place only when it is safe on disk.
     for name in sorted(os.listdir(temporary)):
         path = os.path.join(temporary, name)
         with open(path, 'rb') as file:
@@ -247,9 +248,9 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
 def frozen_copy(model, dtype):
     """A copy of `model` without gradients, its linear layers in `dtype`: the reference of a KL.
 
-    Autocast would cast the linear layers at every use, so casting them once changes no result and
-    halves their memory. Embedding and norms keep their dtype: they make the residual stream, which is
-    fp32 in the policy. With a bf16 stream the KL of a policy to itself would not be 0.
+    Autocast would cast the linear layers at every use. Casting them once gives the same results and
+    halves their memory. Embedding and norms keep their dtype: they make the residual stream, which
+    is fp32 in the policy. With a bf16 stream the KL of a policy to itself would not be 0.
     """
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     embedding = reference.get_input_embeddings().weight
@@ -284,37 +285,38 @@ def check_settings(name, config):
     """UserError if a configuration asks for something that is not implemented here."""
     method = quantised_by(config)
     if method:
-        raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be trained: '
-                        'take the same model with bf16 or fp32 weights')
+        raise UserError(f'model {name}: its weights are quantised ({method}), which cannot be '
+                        'trained: take the same model with bf16 or fp32 weights')
 
     for rope in rope_types(config):
         # The frequencies of these types follow the longest document of a batch, and the log-probs
         # would follow them. 'su' is the older name of longrope.
         if 'dynamic' in rope or rope in ('longrope', 'su'):
-            raise UserError(f'model {name}: rotary embeddings of type {rope} are not supported: what a '
-                            'row computes would depend on the rows packed beside it')
+            raise UserError(f'model {name}: rotary embeddings of type {rope} are not supported: a '
+                            'document\'s log-probs would depend on the documents packed beside it')
 
     # A model of text and images has these settings one level below, where nothing here looks.
     lacking = [key for key in SETTINGS_READ if type(setting(config, key)) is not int]
     if lacking:
-        raise UserError(f'model {name}: config.json has no {", ".join(lacking)}: use a Llama-, Qwen- or '
-                        'Mistral-like model of text alone')
+        raise UserError(f'model {name}: config.json has no {", ".join(lacking)}: use a Llama-, '
+                        'Qwen- or Mistral-like model of text alone')
 
     for key in LOGIT_CHANGES:
         if getattr(config, key, None) not in (None, 1, 1.0):
             raise UserError(f'model {name}: {key} is not supported; use a Llama-, Qwen- or '
                             'Mistral-like one')
     if config.model_type == 'phimoe':
-        raise UserError(f'model {name}: its experts are drawn at random in training, which would score '
-                        'another distribution than the one sampled from')
-    # Other architectures pass their sliding window to attention, which checks it. This one has it in
-    # its mask alone, and attention here uses no mask of transformers'.
+        raise UserError(f'model {name}: its experts are drawn at random in training, which would '
+                        'score another distribution than the one sampled from')
+    # Other architectures pass their sliding window to attention, which checks it. This one has it
+    # only in the mask that transformers builds, and attention here takes no mask.
     if config.model_type == 'qwen2_moe' and 'sliding_attention' in (config.layer_types or []):
-        raise UserError(f'model {name}: the sliding window of {config.model_type} is not supported')
+        raise UserError(f'model {name}: the sliding window of {config.model_type} is not '
+                        'supported')
 
 
 def quantised_by(config):
-    """The method that quantised a checkpoint's weights, by its configuration; None for plain weights."""
+    """The method that quantised a checkpoint, by its configuration; None if it is not quantised."""
     for part in (config, config.get_text_config()):
         for key, usual_method in QUANTISED.items():
             settings = getattr(part, key, None)
@@ -328,7 +330,7 @@ def quantised_by(config):
 
 
 def rope_types(config):
-    """The types of rotary embeddings that a configuration names: one, or one for each type of layer."""
+    """The types of rotary embeddings in a configuration: one, or one for each type of layer."""
     text_config = config.get_text_config()
     to_visit = [getattr(text_config, key, None) for key in ('rope_parameters', 'rope_scaling')]
     found = []
@@ -365,11 +367,12 @@ def check_loading(name, model, report):
     mismatched = sorted(report['mismatched_keys'])
 
     if missing:
-        # If a wrapper left a prefix such as 'module._orig_mod.', every name is missing. An unexpected
-        # name then tells the reader why.
+        # If a wrapper left a prefix such as 'module._orig_mod.', every name is missing. Then the
+        # example of an unexpected name tells why.
         others = f'; it has others, like {unexpected[0]}' if unexpected else ''
-        raise UserError(f'model {name}: {len(missing)} of its {len(model.state_dict())} weights are not '
-                        f'in the checkpoint, first {missing[0]}{others}: they would be random')
+        raise UserError(
+            f'model {name}: {len(missing)} of its {len(model.state_dict())} weights are not in the '
+            f'checkpoint, first {missing[0]}{others}: they would be random')
     if mismatched:
         weight, shape_in_file, shape_in_model = mismatched[0]
         raise UserError(
@@ -379,20 +382,23 @@ def check_loading(name, model, report):
     if report['error_msgs']:
         raise UserError(f'model {name}: {first_line(report["error_msgs"][0])}')
 
+    # Without a part of one of its layers the model would compute something else. Other parts, such
+    # as a vision tower, can be left out.
     for weight in unexpected:
         if is_part_of(model, weight, unexpected):
-            raise UserError(f'model {name}: the checkpoint has {weight}, for which the model of its '
-                            'config.json has no place: it would compute something else')
+            raise UserError(
+                f'model {name}: the checkpoint has {weight}, for which the model of its '
+                'config.json has no place: it would compute something else')
     if unexpected and RANK == 0:
-        print(f'model {name}: weights of the checkpoint for which the model has no place are left out: '
-              f'{len(unexpected)}, first {unexpected[0]}')
+        print(f'model {name}: weights of the checkpoint for which the model has no place are left '
+              f'out: {len(unexpected)}, first {unexpected[0]}')
 
 
 def is_part_of(model, weight, unexpected):
-    """Whether the checkpoint's `weight`, one of the `unexpected`, belongs to a part that `model` has.
+    """Whether the checkpoint's `weight`, one of `unexpected`, belongs to a part that `model` has.
 
-    A bias, a norm inside a layer, or one more layer of the same type does: without it the model computes
-    something else. A vision tower, or layers that predict further tokens, are parts of their own.
+    A bias, a norm inside a layer and one more layer of the same type do. A vision tower and layers
+    that predict further tokens do not: they are parts of their own.
     """
     # Older versions of transformers saved these buffers; today they are computed.
     if 'rotary_emb.' in weight:
@@ -405,11 +411,13 @@ def is_part_of(model, weight, unexpected):
         path = path.rpartition('.')[0]
     owner = modules[path]
 
+    # In the list of layers, only the next layer counts.
     if isinstance(owner, nn.ModuleList):
         number = weight.removeprefix(f'{path}.').split('.')[0]
         prefix = f'{path}.{number}.'
         names = {name.removeprefix(prefix) for name in unexpected if name.startswith(prefix)}
         return number == str(len(owner)) and is_like_a_layer(names, owner)
+    # Inside a layer, everything counts. Beside the layers nothing does.
     return owner is not model and owner is not model.base_model
 
 
@@ -423,16 +431,16 @@ def is_like_a_layer(names, layers):
 
 @torch.no_grad()
 def check_logits(name, model):
-    """UserError unless a packed row gives each document the logits that transformers gives it alone.
+    """UserError unless documents in a packed row get the logits that transformers gives each alone.
 
     Some architectures do not pass their arguments down to attention. Some also mix tokens by
-    convolutions or recurrences, which would cross from one document to the next. Some have attention
-    that this file does not implement (sinks, biases by distance), or change the logits after the head.
+    convolutions or recurrences, which would cross from one document to the next. Some attend in
+    ways not implemented here (sinks, biases by distance), or change the logits after the head.
     """
     lengths = [5, 8]
     ids = torch.arange(1, 14, device=model.device) % model.config.vocab_size  # (13,)
     documents = Documents(lengths, model.device)
-    model.eval()
+    model.eval()  # load_model, the caller, returns to training mode
     try:
         hidden = hidden_states(model, ids, documents)  # (13, hidden)
         packed = F.linear(hidden, model.get_output_embeddings().weight).float()  # (13, V)
@@ -446,27 +454,27 @@ def check_logits(name, model):
     except Exception as problem:  # any architecture's code runs here, and may raise anything
         if out_of_memory(problem):
             raise
-        raise UserError(f'model {name}: {type(model).__name__} cannot be run with packed documents: '
-                        f'{first_line(problem)}') from problem
+        raise UserError(f'model {name}: {type(model).__name__} cannot be run with packed '
+                        f'documents: {first_line(problem)}') from problem
 
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     # `not <` refuses NaN too.
     if not error < tolerance:
-        raise UserError(f'model {name}: {type(model).__name__} is not supported: with packed documents '
-                        f'its logits differ by {error:.2g} of their norm')
+        raise UserError(f'model {name}: {type(model).__name__} is not supported: with packed '
+                        f'documents its logits differ by {error:.2g} of their norm')
 
 
 def check_token_ids(model, tokenizer, rows):
-    """UserError if a row (a dict with 'ids', a list or an array) has a token id that the model lacks.
+    """UserError if a row (a dict with 'ids', a list or an array) has an id that the model lacks.
 
-    Only ids in use count: a tokenizer may know more tokens than the model, if no row contains them.
+    Only ids in use count: a tokenizer may know more tokens than the model if no row contains them.
     """
     input_size = model.get_input_embeddings().weight.shape[0]
     output_size = model.get_output_embeddings().weight.shape[0]
     size = min(input_size, output_size)
 
-    # The end of a turn may be in no row, but sampling stops at it. Pad is in no row either, but
-    # save_model writes it to config.json, and transformers refuses to load a pad id out of range.
+    # The end of a turn may be in no row, but sampling stops at it. The pad token is in no row, but
+    # save_model writes it to config.json, and a folder with a pad id out of range cannot be loaded.
     for token_id in (*data.stop_ids(tokenizer), tokenizer.pad_token_id):
         if token_id is not None:
             check_token_id(token_id, 'the tokenizer', size, tokenizer)
@@ -487,8 +495,8 @@ def check_token_id(token_id, where, size, tokenizer):
     token = tokenizer.convert_ids_to_tokens(int(token_id))
     raise UserError(
         f'{where} has the token id {token_id}, {token!r}: the tokenizer knows {len(tokenizer)} '
-        f'tokens, but the model only {size}. Take the tokenizer and the template that belong to the '
-        'model, or enlarge the model first (resize_token_embeddings, save_pretrained)')
+        f'tokens, but the model only {size}. Take the tokenizer and the template that belong to '
+        'the model, or enlarge the model first (resize_token_embeddings, save_pretrained)')
 
 
 def first_line(error):
@@ -506,9 +514,10 @@ def first_line(error):
 
 
 def out_of_memory(error):
-    """Whether an exception is for want of memory. torch's CPU allocator raises a plain RuntimeError."""
+    """Whether an exception says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    # torch's CPU allocator raises a plain RuntimeError.
     return re.search('out of memory|allocate memory', str(error)) is not None
 
 
@@ -516,10 +525,10 @@ def out_of_memory(error):
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True,
                 shard_optimizer=True, bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
                 max_new_tokens=1):
-    """Memory of a GPU in GB (1e9 bytes), as a dict: what for -> how much; 'peak' at the worst moment.
+    """Memory of a GPU by use, in GB (1e9 bytes), as a dict. 'peak' is the sum at the worst moment.
 
-    A step has two phases, rollout and update, and the peak is that of the larger one. There is a rollout
-    if kv_cache_gb > 0; this GPU samples at most `rollout_rows` completions at once, each of at most
+    A step has two phases, rollout and update, and the peak is that of the larger one. There is a
+    rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
     `max_new_tokens`. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
     the allocator loses to fragments.
     """
@@ -530,6 +539,7 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     compute_bytes = 2 if bf16 else 4  # of a number in a matrix product
     shards = world_size if shard_optimizer else 1
 
+    # held in both phases; Adam has two fp32 moments of each parameter
     always = {'weights (fp32)': 4 * n, f'Adam moments / {shards}': 8 * n / shards}
     if reference:
         # frozen_copy casts every weight but the embedding
@@ -549,14 +559,14 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 
 
 def rollout_bytes(config, n, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens):
-    """What a rollout holds, in bytes, of a model with `n` parameters."""
+    """Memory of a rollout by use, in bytes, for a model with `n` parameters."""
     kv_width = head_size(config) * 2 * config.num_key_value_heads
     token_bytes = config.num_hidden_layers * kv_width * compute_bytes
     cache_bytes = kv_cache_gb * 1e9
     rows_that_fit = cache_bytes / (max_new_tokens * token_bytes)
     rows = min(rollout_rows, rows_that_fit)
-    # for each token of the vocabulary: its logit, its fp32 log-prob and probability, an fp64 sum; all
-    # of them stay in the memory pool of the CUDA graphs
+    # for each token of the vocabulary: logit, fp32 log-prob, fp32 probability, fp64 sum. All of
+    # them stay in the memory pool of the CUDA graphs.
     sampling_bytes = compute_bytes + 4 + 4 + 8
     return {
         'decode copy': compute_bytes * n,
@@ -565,15 +575,15 @@ def rollout_bytes(config, n, compute_bytes, kv_cache_gb, rollout_rows, max_new_t
 
 
 def update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing):
-    """What forward and backward hold, in bytes, of a model with `n` parameters; without its gradients."""
+    """Memory of an update by use but for gradients, in bytes, for a model with `n` parameters."""
     hidden = config.hidden_size
     layers = config.num_hidden_layers
     embedding = config.vocab_size * hidden
     compute_bytes = 2 if bf16 else 4
     cast_bytes = 2 if bf16 else 0  # of a number's bf16 copy beside the fp32 one
 
-    # what a layer keeps of a token for backward: norms; queries, keys and values with their rotations;
-    # the feed-forward's gate, up and their product
+    # For backward, a layer keeps of each token: norms; queries, keys and values, and their
+    # rotations; gate, up and their product in the feed-forward.
     query_key_value_heads = config.num_attention_heads + 2 * config.num_key_value_heads
     attention_width = head_size(config) * query_key_value_heads
     numbers_of_layer = 12 * hidden + 4 * attention_width + 4 * config.intermediate_size
@@ -589,9 +599,9 @@ def update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing):
         activations = layers * layer_activations
         cast_weights = n
 
-    # of a chunk: logits and softmax in fp32, one of them in bf16 too
+    # TokenLogprobs holds a chunk's logits and softmax in fp32, and one of them in bf16 too,
     chunk = LOGITS_PER_CHUNK * (8 + cast_bytes)
-    # of the head: the gradient in fp32, a chunk's share of it in bf16
+    # and the head's gradient in fp32, with a chunk's share of it in bf16.
     head_gradient = embedding * (4 + cast_bytes)
     return {
         'autocast casts (bf16)': cast_bytes * cast_weights,
@@ -601,37 +611,38 @@ def update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing):
 
 # --- packed rows --------------------------------------------------------------
 class VarlenPlan(NamedTuple):
-    """What the varlen kernel reads of S segments."""
+    """What packed_varlen reads of a packed row with S segments."""
     query_bounds: torch.Tensor  # (S + 1,) int32: where each segment's queries begin, and the end
-    key_bounds: torch.Tensor  # (S + 1,) int32: the same of the keys that it sees
-    keys: torch.Tensor | None  # positions in the row of all these keys; None: the row as it is
+    key_bounds: torch.Tensor  # (S + 1,) int32: the same of each segment's keys, in `keys`
+    keys: torch.Tensor | None  # places in the row of every segment's keys; None: the row as it is
 
 
 class GroupKey(NamedTuple):
-    """What segments in one call of SDPA have in common. Groups are computed in ascending order."""
+    """Segments with the same key share a call of SDPA. The groups are sorted by their keys."""
     padded_length: int
     has_parent: bool
 
 
 class PaddedGroup(NamedTuple):
-    """n segments of one group, padded on the right to the longest one; positions in the packed row."""
+    """n segments, padded on the right to the longest of them, as places in the packed row."""
     queries: torch.Tensor  # (n, q)
     keys: torch.Tensor  # (n, k)
     mask: torch.Tensor | None  # (n, 1, q, k), 0 or -inf; None: causal
 
 
 class SdpaPlan(NamedTuple):
-    groups: list  # of PaddedGroup
-    places: torch.Tensor  # (T,) where each token of the row is in the groups' outputs, end to end
+    """What packed_sdpa reads of a packed row with T tokens."""
+    groups: list[PaddedGroup]
+    places: torch.Tensor  # (T,) where to find each token in the groups' outputs, laid end to end
 
 
 def padded_length(length):
-    """The length to which a segment is rounded up: powers of two up to 64, then eighths of a power.
+    """A segment's length rounded up: to the next power of two, above 64 to the next eighth of it.
 
-    1, 2, 3, 33, 64 become 1, 2, 4, 64, 64. From 65 to 128 the steps are 128 / 8 = 16 tokens wide: 65
+    3 becomes 4, 33 becomes 64, 64 stays. From 65 to 128 the steps are 128 / 8 = 16 tokens wide: 65
     becomes 80, and 81 becomes 96. From 129 to 256 they are 32 wide: 129 becomes 160.
     """
-    power = 2 ** (length - 1).bit_length()  # the next power of two
+    power = 2 ** (length - 1).bit_length()
     # Padding costs most where segments are long, so their steps are finer.
     step = power if power <= 64 else power // 8
     return step * math.ceil(length / step)
@@ -646,8 +657,9 @@ class Documents:
         place in the row       0   1   2     3   4       5   6   7
         position_ids           0   1   2     0   1       0   1   2
 
-    A prompt can be there once for several completions. Then parents[i] is the segment that segment i
-    goes on from, or -1. A segment sees all of its parent, then itself up to the query:
+    A prompt can be in the row once for several completions. Then parents[i] is the segment that
+    segment i continues, or -1. A query sees the keys marked x: all of the parent, and its own
+    segment up to itself.
 
         lengths [3, 2, 3]       prompt     completion 1  completion 2
         parents [-1, 0, 0]
@@ -661,19 +673,19 @@ class Documents:
               2                x   x   x
               3                x   x   x     x
               4                x   x   x     x   x
-              5                x   x   x               x
-              6                x   x   x               x   x
-              7                x   x   x               x   x   x
+              5                x   x   x                   x
+              6                x   x   x                   x   x
+              7                x   x   x                   x   x   x
 
-    So each completion computes what it would compute in a document of its own, prompt first. A parent
-    must be a document: it has no parent itself.
+    So a completion gets the same results as in a document of its own that begins with the prompt.
+    A parent has no parent itself.
 
     lengths       (S,) tokens of each segment, on the CPU
-    position_ids  (T,) place of each token in its document, on `device`
-    previous      (T,) place in the row of the token before each token in its document, on `device`; of a
-                  document's first token it means nothing
+    position_ids  (T,) on `device`: place of each token in its document
+    previous      (T,) on `device`: place in the row of the token before, in the same document;
+                  for the first token of a document it has no meaning
     longest       tokens of the longest segment
-    longest_keys  keys that the longest document's last query sees
+    longest_keys  the most keys that a query sees
     """
 
     def __init__(self, lengths, device, parents=None):
@@ -687,16 +699,17 @@ class Documents:
         ends = self.lengths.cumsum(0)  # (S,)
         self.starts = ends - self.lengths  # (S,)
 
-        # A parent of -1 reads the last segment. torch.where puts 0 in its place.
+        # For a segment without parent, index -1 reads the last segment. torch.where replaces the
+        # length by 0, and with a length of 0 the start is not used.
         self.parent_lengths = torch.where(has_parent, self.lengths[parents], 0)  # (S,)
-        # Nobody reads this where the parent's length is 0.
         self.parent_starts = self.starts[parents]  # (S,)
-        # keys that a segment's last query sees
+
+        # A segment's last query sees the most keys.
         self.keys_seen = self.parent_lengths + self.lengths  # (S,)
         self.longest = max(lengths)
         self.longest_keys = int(self.keys_seen.max())
 
-        # A completion's positions go on from those of its prompt.
+        # A completion's positions continue those of its prompt.
         places = torch.arange(int(ends[-1]))  # (T,)
         in_segment = places - self.starts.repeat_interleave(self.lengths)  # (T,)
         position_ids = in_segment + self.parent_lengths.repeat_interleave(self.lengths)  # (T,)
@@ -710,20 +723,20 @@ class Documents:
     def keys_of(self, segments):
         """Places in the row of the keys that `segments` (n,) see, parent first: (n, k), on the CPU.
 
-        k is the most that one of them sees. The others repeat their last key up to k.
+        k is the most keys that one of them sees. The others repeat their last key to fill up.
         """
         parent_lengths = self.parent_lengths[segments, None]  # (n, 1)
         keys_seen = self.keys_seen[segments, None]  # (n, 1)
-        # 0, 1, 2, ... in the document that is the parent and then the segment
-        in_document = torch.arange(int(keys_seen.max()))  # (k,)
-        in_document = torch.minimum(in_document, keys_seen - 1)  # (n, k)
-        place_in_parent = self.parent_starts[segments, None] + in_document  # (n, k)
-        place_in_segment = self.starts[segments, None] + in_document - parent_lengths  # (n, k)
-        return torch.where(in_document < parent_lengths, place_in_parent, place_in_segment)
+        # places in the parent and the segment, laid end to end: 0, 1, 2, ..., the last one repeated
+        in_document = torch.minimum(torch.arange(int(keys_seen.max())), keys_seen - 1)  # (n, k)
+        # the same places in the packed row
+        if_in_parent = self.parent_starts[segments, None] + in_document  # (n, k)
+        if_in_segment = self.starts[segments, None] + in_document - parent_lengths  # (n, k)
+        return torch.where(in_document < parent_lengths, if_in_parent, if_in_segment)
 
     @functools.cached_property
     def varlen_plan(self):
-        """VarlenPlan of all segments: a parent's keys are repeated before those of each child."""
+        """VarlenPlan: each completion has its prompt's keys once more before its own."""
         query_bounds = F.pad(self.lengths.cumsum(0), (1, 0))  # (S + 1,)
         key_bounds = F.pad(self.keys_seen.cumsum(0), (1, 0))  # (S + 1,)
         keys = None
@@ -733,14 +746,16 @@ class Documents:
             is_key = torch.arange(padded_keys.shape[1]) < self.keys_seen[:, None]  # (S, k)
             keys = padded_keys[is_key].to(self.device)
         return VarlenPlan(
-            query_bounds.to(self.device, torch.int32), key_bounds.to(self.device, torch.int32), keys)
+            query_bounds.to(self.device, torch.int32),
+            key_bounds.to(self.device, torch.int32),
+            keys)
 
     @functools.cached_property
     def sdpa_plan(self):
-        """SdpaPlan: segments of about the same length are padded on the right and computed together.
+        """SdpaPlan: segments of about the same length are padded on the right, to share a call.
 
-        The plan is made here, on the CPU. Finding the tokens among the padding on the GPU, by a boolean
-        index, would make every layer wait for the GPU.
+        The plan is made once, on the CPU. If each layer found the tokens among the padding by a
+        boolean index, each layer would wait for the GPU.
         """
         segments_of = {}  # GroupKey -> numbers of its segments
         parent_lengths = self.parent_lengths.tolist()
@@ -760,11 +775,11 @@ class Documents:
         return SdpaPlan(groups, places.to(self.device))
 
     def padded_group(self, segments, has_parent):
-        """PaddedGroup of `segments` (n,), and a boolean (n, q): whether a query is a token or padding."""
+        """PaddedGroup of `segments` (n,) on the CPU, and which queries are tokens: (n, q)."""
         lengths = self.lengths[segments, None]  # (n, 1)
         in_segment = torch.arange(int(lengths.max()))  # (q,)
         is_token = in_segment < lengths  # (n, q)
-        # Padding repeats the last token. No token sees it, because it comes later.
+        # Padding repeats the last token. It comes after all tokens, so no token sees it.
         queries = self.starts[segments, None] + torch.minimum(in_segment, lengths - 1)  # (n, q)
         keys = self.keys_of(segments)  # (n, k)
         if not has_parent:
@@ -787,25 +802,31 @@ class Documents:
 @torch.compiler.disable
 def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None,
               sliding_window=None, **_):
-    """Attention as transformers calls it: q (B, heads, L, head size), k and v (B, kv heads, L, head size).
+    """Attention with the arguments that transformers gives it.
 
-    With `documents` (Documents) B is 1 and the L tokens are a packed row: training, and prefill if there
-    are `kv_slots` (rollout.KVCache) too. With `kv_slots` alone L is 1: decoding, where each row's new token
-    sees the row's past. `mask` is not used. Returns (B, L, heads, head size) and None, for no weights.
+    q (B, heads, L, head size), k and v (B, kv heads, L, head size)
+    training: `documents` (Documents); B is 1, and the L tokens are a packed row
+    prefill:  `documents` and `kv_slots` (rollout.KVCache), which keeps keys and values
+    decoding: `kv_slots` alone; L is 1, and the new token of each of B rows sees the row's past
+
+    `mask` is not used. Returns the output (B, L, heads, head size), and None in place of attention
+    weights. Raises UserError where a sliding window would hide a key.
     """
     # Under autocast, fp32 norms and rotations make queries and keys fp32 again.
     q = q.to(v.dtype)
     k = k.to(v.dtype)
 
+    # A sliding window is not implemented. It changes nothing for documents up to its width.
     longest = 0
     if documents is not None:
         longest = documents.longest_keys
     elif kv_slots is not None:
         longest = kv_slots.length
     if sliding_window is not None and longest > sliding_window:
-        raise UserError(f'{longest} tokens exceed the sliding window ({sliding_window}) of this model: '
-                        'lower max_length or max_new_tokens')
+        raise UserError(f'{longest} tokens exceed the sliding window ({sliding_window}) of this '
+                        'model: lower max_length or max_new_tokens')
 
+    # training and prefill
     if documents is not None:
         q = q[0].transpose(0, 1)  # (T, heads, head size)
         k = k[0].transpose(0, 1)  # (T, kv heads, head size)
@@ -819,6 +840,7 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
     if kv_slots is None:
         raise RuntimeError(
             "needs documents= or kv_slots=; for plain calls use load_model(attention='sdpa')")
+    # decoding: each row has one new token, at index 0 of dimension 2
     kv_slots.write(module.layer_idx, k[:, :, 0], v[:, :, 0])
     output = kv_slots.attend(module.layer_idx, q[:, :, 0], scaling)  # (B, heads, head size)
     return output[:, None], None
@@ -844,7 +866,7 @@ def packed_sdpa(q, k, v, documents, scaling):
         output = F.scaled_dot_product_attention(
             group_q, group_k, group_v, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
         outputs.append(output.transpose(1, 2).flatten(0, 1))  # (n * q, heads, head size)
-    # The outputs hold padding too. Each token of the row picks its own.
+    # The outputs hold padding too. Take those of the tokens, in the order of the row.
     return torch.cat(outputs).index_select(0, places)
 
 
@@ -861,8 +883,9 @@ def packed_varlen(q, k, v, documents, scaling):
         k = k.index_select(0, plan.keys)
         v = v.index_select(0, plan.keys)
     options = {'enable_gqa': True} if VARLEN_TAKES_GQA else {}
-    # The window means causal. Where there are more keys than queries, the last query sees the last
-    # key: so a completion's queries see the whole prompt, whose keys come first.
+    # window_size=(-1, 0) means causal. With more keys than queries the kernel aligns their ends:
+    # the last query sees all keys. So a completion's queries see the whole prompt, whose keys come
+    # first.
     return varlen_attn(
         q, k, v, plan.query_bounds, plan.key_bounds, documents.longest, documents.longest_keys,
         scale=scaling, window_size=(-1, 0), **options)
@@ -871,8 +894,9 @@ def packed_varlen(q, k, v, documents, scaling):
 def cached_sdpa(q, k, v, used, mask, scaling):
     """Attention of one query a row to the row's past, by torch's SDPA.
 
-    q (B, heads, head size), k and v (B, length, kv heads, head size) -> (B, heads, head size). Row i sees
-    its first used[i] keys. `mask` (B, n), 0 or -inf, says the same, where no row sees more than n keys.
+    q (B, heads, head size), k and v (B, length, kv heads, head size) -> (B, heads, head size)
+    used (B,): row i sees its first used[i] keys
+    mask (B, n): the same as 0 or -inf, for the first n keys; no row sees more
     """
     most_keys = mask.shape[1]
     k = k[:, :most_keys].transpose(1, 2)  # (B, kv heads, n, head size)
@@ -894,9 +918,9 @@ def cached_varlen(q, k, v, used, mask, scaling):
     query_bounds = torch.arange(n_rows + 1, device=q.device, dtype=torch.int32)  # one query a row
     key_bounds = query_bounds * length  # of which used[i] keys count
 
-    # varlen_attn of torch 2.11 cannot say how many keys are used, so the operator under it is called.
-    # No block table and only one split: with a table and several splits, the kernel of torch 2.13 can
-    # write NaN (pytorch issue 194167).
+    # varlen_attn of torch 2.11 has no argument for the number of keys in use, so this calls the
+    # operator under it. With a block table and several splits the kernel of torch 2.13 can write
+    # NaN (pytorch issue 194167): hence no table, and one split.
     options = {'num_splits': 1} if FLASH_TAKES_SPLITS else {}
     output, *_ = FLASH_FORWARD(
         q, k.flatten(0, 1), v.flatten(0, 1), query_bounds, key_bounds, 1, length,
@@ -906,7 +930,7 @@ def cached_varlen(q, k, v, used, mask, scaling):
 
 
 def varlen_works(q, k):
-    """Whether the varlen kernel takes q and k, and passed its self-test on this GPU at their shape."""
+    """Whether the varlen kernel takes q and k, and passed its self-test here at their shape."""
     if not q.is_cuda:
         return False
     if q.dtype not in (torch.bfloat16, torch.float16) or k.dtype != q.dtype:
@@ -916,15 +940,15 @@ def varlen_works(q, k):
 
 @functools.cache
 def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
-    """Self-test at first use: packed attention with its gradients, and decoding, against SDPA in fp32.
+    """Self-test at first use: packed attention, its gradients, and decoding against SDPA in fp32.
 
-    A warning says if it fails. The first use may be inside a checkpointed layer, whose hooks count the
-    tensors that autograd saves. The layer runs again in backward, then without this test, and the two
-    counts must agree. So hooks of the test's own hide its tensors from the layer's.
+    Warns if it fails. The first use may be inside a checkpointed layer, whose hooks count the
+    tensors that autograd saves. The layer runs again in backward, without this test, and must save
+    as many. So the test sets hooks of its own, which keep its tensors from the layer's.
     """
-    hidden_from_layer = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+    separate_hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
     no_autocast = torch.autocast(device.type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), no_autocast, hidden_from_layer:
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast, separate_hooks:
         q = random_tokens(heads, head_dim, device, dtype)  # (168, heads, head size)
         k = random_tokens(kv_heads, head_dim, device, dtype)  # (168, kv heads, head size)
         v = random_tokens(kv_heads, head_dim, device, dtype)
@@ -934,13 +958,14 @@ def varlen_is_right(device, dtype, heads, kv_heads, head_dim):
             truth = attention_results(
                 packed_sdpa, cached_sdpa, q.float(), k.float(), v.float(), documents)
             errors = [((a.float() - b).norm() / b.norm()).item() for a, b in zip(kernel, truth)]
-            # NaN is not below 0.02.
+            # A NaN is not below 0.02, so it fails the test.
             if all(error < 0.02 for error in errors):
                 return True
             problem = f'relative errors {errors}'
         except (RuntimeError, TypeError) as error:  # GPU or head size unsupported, an older torch
             problem = first_line(error)
-    warnings.warn(f'varlen attention fails its self-test, SDPA is used instead: {problem}', stacklevel=2)
+    warnings.warn(
+        f'varlen attention fails its self-test, SDPA is used instead: {problem}', stacklevel=2)
     return False
 
 
@@ -993,8 +1018,8 @@ class TokenLogprobs(torch.autograd.Function):
         dL/dh = W^T dL/dz / temperature
         dL/dW = dL/dz h^T / temperature           summed over the tokens
 
-    forward keeps lse and H of each token. backward computes the logits again, so that logits of all
-    tokens, (N, V), never exist. The chunks share their buffers: a CPU pays for each new page of memory.
+    forward keeps lse and H of each token, and backward computes the logits again: there is never a
+    tensor (N, V) of all N tokens. Chunks share their buffers, because new memory costs a CPU time.
     """
 
     @staticmethod
@@ -1018,7 +1043,7 @@ class TokenLogprobs(torch.autograd.Function):
             h = hidden[part].to(dtype)  # (n, hidden)
             z = logits_into(z_buffer, h, W, temperature)  # (n, V)
 
-            # The largest logit is taken out of the sum, so that exp does not overflow.
+            # lse = z_max + log sum exp(z - z_max), where exp cannot overflow
             z_max = z.amax(-1, keepdim=True)  # (n, 1)
             exp_z = torch.sub(z, z_max, out=exp_buffer[:len(h)]).exp_()  # (n, V)
             exp_sum = exp_z.sum(-1)  # (n,)
@@ -1041,7 +1066,11 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_logprobs, grad_entropy):
-        """Gradients of hidden and weight, from those of log-probs (N,) and entropies (N,), or None."""
+        """Gradients of hidden and weight.
+
+        grad_logprobs (N,) holds each token's g_t, grad_entropy (N,) its g_H. One that no loss uses
+        is None.
+        """
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         n_tokens = len(targets)
         vocab_size = weight.shape[0]
@@ -1069,7 +1098,8 @@ class TokenLogprobs(torch.autograd.Function):
                 # dL/dz = - g_t times (p - onehot(t))
                 p = log_p.exp_()  # in place: nobody needs log p any more
                 minus_one = torch.full_like(grad_logprobs[part, None], -1)  # (n, 1)
-                direction = p.scatter_add_(1, targets[part, None], minus_one).to(ctx.dtype)  # (n, V)
+                p_minus_onehot = p.scatter_add_(1, targets[part, None], minus_one)  # (n, V)
+                direction = p_minus_onehot.to(ctx.dtype)
                 scale = -grad_logprobs[part, None] / ctx.temperature  # (n, 1)
                 add_gradients(grad_hidden[part], grad_weight, direction, scale, h, W)
 
@@ -1082,23 +1112,26 @@ def tokens_per_chunk(vocab_size):
 
 
 def logits_into(buffer, h, W, temperature):
-    """z = h W^T / temperature in fp32, in the first n rows of `buffer`: h (n, hidden), W (V, hidden)."""
+    """z = h W^T / temperature in fp32, in the first n rows of `buffer`.
+
+    h (n, hidden), W (V, hidden) -> z (n, V)
+    """
     z = buffer[:len(h)]  # (n, V)
     if h.dtype == torch.float32:
         torch.mm(h, W.T, out=z)
     else:
-        # The product is rounded to bf16, as in the sampler.
+        # The product in bf16 rounds the logits as the sampler's does.
         z.copy_(h @ W.T)
     if temperature == 1:
-        return z  # without a pass over the logits
+        return z  # saves a pass over the logits
     return z.div_(temperature)
 
 
 def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
     """Add one chunk's gradients to grad_hidden (n, hidden) and grad_weight (V, hidden), in place.
 
-    The gradient with respect to h W^T is direction (n, V) times scale (n, 1). The scale multiplies
-    the side with few columns, (n, hidden), of both products.
+    direction (n, V) times scale (n, 1) is the gradient with respect to h W^T. Both products apply
+    the scale to their factor with few columns, (n, hidden).
     """
     grad_hidden.add_((direction @ W * scale).to(grad_hidden.dtype))
     scaled_h = (h * scale).to(W.dtype)  # (n, hidden)
@@ -1112,8 +1145,8 @@ def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
 class Policy(nn.Module):
     """The module that the scripts wrap in DDP. Its forward returns log-probs.
 
-    DDP averages gradients over ranks only if the whole forward passes through its wrapper, the output
-    head included.
+    DDP averages the gradients of what runs inside its wrapper's forward. So log-probs are computed
+    in here, output head included.
     """
 
     def __init__(self, model):
@@ -1121,12 +1154,14 @@ class Policy(nn.Module):
         self.model = model
 
     def forward(self, ids, lengths, index, temperature=1.0, parents=None):
-        """Log-probs (N,) and entropies (N,) of chosen tokens of a packed row, in fp32, with gradients.
+        """fp32 log-probs (N,) and entropies (N,) of chosen tokens of a packed row, with gradients.
 
-        ids (T,) are segments end to end, `lengths` and `parents` those of Documents. index (N,) are the
-        places in the row of the tokens to score, never a document's first. Each log-prob is of ids[index]
-        given the tokens before it in its document, at the `temperature` of sampling. Each entropy, in nats,
-        is of the distribution that the token was drawn from.
+        ids (T,)          tokens of the segments, end to end
+        lengths, parents  as for Documents
+        index (N,)        places in the row of the tokens to score, never a document's first
+
+        A log-prob is that of ids[index] given the tokens before it in its document, at the
+        `temperature` of sampling. An entropy is that of the same distribution, in nats.
         """
         documents = Documents(lengths, ids.device, parents)
         hidden = hidden_states(self.model, ids, documents)  # (T, hidden)
