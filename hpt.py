@@ -57,24 +57,24 @@ max_new_tokens = 64  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
 temperature = 1.0  # divides the logits in sampling and in scoring
 resample_rounds = 0  # times that groups without spread are replaced by fresh prompts (DAPO)
-mask_truncated = False  # completions cut at max_new_tokens: no gradient; False: as verified
+mask_truncated = False  # leave completions that were cut at max_new_tokens out of the loss
 kv_cache_gb = 4.0  # GB for the KV cache of rollouts, per GPU
 # the loss
 gamma = 0.0  # a prompt of which this share or less is solved learns its demonstration; -1: none, 1: every one
 sft_coef, rl_coef = 1.0, 1.0  # weights of the two sides
 advantage_std = False  # divide the centred rewards by the group's std; False: only centred (Dr. GRPO)
-updates_per_rollout = 1  # optimizer steps on one rollout, each on its share of the prompts
+updates_per_rollout = 1  # optimizer steps on one rollout, each on its share of the groups
 clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
 loss_denominator = 'constant'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
-importance_cap = 0.0  # of the weight trainer's / sampler's probability, where they differ; 0: no weight
+importance_cap = 0.0  # 0: off; 2: weigh a token by its probability, trainer's / sampler's, at most 2
 beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
-micro_batch_tokens = 8192  # tokens in one forward, per GPU
+micro_batch_tokens = 8192  # tokens in one forward, per GPU; a longer sequence is alone in one
 max_steps = 100  # optimizer steps
 # optimizer
 learning_rate = 1e-4  # peak
 min_learning_rate = 0.0  # at the last step of cosine and linear
 schedule = 'constant'  # 'cosine', 'linear' or 'constant' after the warm-up
-warmup_steps = 5  # linear from 0
+warmup_steps = 5  # a linear rise: step i of them has i / warmup_steps of the peak
 weight_decay = 0.0  # on matrices only
 beta1, beta2 = 0.9, 0.95  # Adam
 grad_clip = 1.0  # global norm; 0: off
@@ -90,7 +90,7 @@ seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
-compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
+compile = False  # torch.compile of every layer: half a minute at first; a CPU gains 0 to 8 %
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
 check_out_dir(out_dir, resume, overwrite)
@@ -111,6 +111,7 @@ from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start
 from verify import verify_all
 
 # --- run set-up ---------------------------------------------------------------
+# from here on `device` is this rank's own ('cpu' or 'cuda:N'), whatever the setting
 rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
@@ -182,10 +183,10 @@ if rank == 0:
 # --- model --------------------------------------------------------------------
 policy = Policy(load_model(model, device))
 check_token_ids(policy.model, tokenizer, prompts + eval_rows)
-reference = None
+kl_reference = None
 if beta > 0:
-    # a copy of the start model before its first step: a model drawn at random cannot be loaded again
-    reference = Policy(frozen_copy(policy.model, compute_dtype))
+    # a copy, before the first step and before a checkpoint is put back: so it is the start model
+    kl_reference = Policy(frozen_copy(policy.model, compute_dtype))
 if activation_checkpointing:
     # backward computes a layer's activations again: less memory, about a third more time
     policy.model.gradient_checkpointing_enable(
@@ -230,8 +231,8 @@ def learning_rate_at(step):
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
-    peak = max(0, warmup_steps - 1)
-    done = (step - peak) / max(1, max_steps - 1 - peak)
+    first = max(0, warmup_steps - 1)
+    done = (step - first) / max(1, max_steps - 1 - first)
     if schedule == 'cosine':
         left = 0.5 * (1 + math.cos(math.pi * done))
     elif schedule == 'linear':
@@ -243,8 +244,16 @@ def learning_rate_at(step):
 
 # --- helpers ------------------------------------------------------------------
 def due(every):
-    """Whether the updates on the last rollout passed a multiple of `every` steps; 0 is never."""
+    """Whether the last rollout's updates reached or passed a multiple of `every` steps; 0 is never.
+
+    An example: with 3 updates a rollout and every = 4 it is due at the steps 0, 6, 9, 12.
+    """
     return every > 0 and step % every < updates_per_rollout
+
+
+def evaluation_due():
+    """Whether the weights of this step are evaluated."""
+    return bool(eval_rows) and (step >= max_steps or due(eval_every))
 
 
 def mean(values):
@@ -254,7 +263,7 @@ def mean(values):
 
 def evaluate():
     """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
-    # temperature 0: one completion of each row, the most probable token at every place
+    # temperature 0: one completion of each row, always the most probable token
     my_rows = eval_rows[rank::world_size]
     with autocast:
         sampled = generate(
@@ -267,7 +276,7 @@ def evaluate():
     for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
         # the first three are printed: a number alone does not tell what the model writes
         if rank == 0 and len(my_results) < 3:
-            tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+            tqdm.write(f'  {reward:.2g} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
         my_results.append((row['difficulty'], reward, gave_up))
     results = [result for share in gather(my_results) for result in share]
 
@@ -305,16 +314,18 @@ class Group:
     """All completions of one prompt."""
     prompt: dict  # see rl_prompts; 'demonstration' as add_demonstrations leaves it
     completions: list  # of Completion
-    has_spread: bool = False  # whether the rewards differ; if not, all advantages are 0
+    has_spread: bool = False  # whether its rewards differ; if not, all advantages are 0
     learns_demonstration: bool = False  # in place of its completions
 
 
 def advantages_of(rewards):
     """Advantages (group_size,) of the completions of one prompt, by their rewards (group_size,)."""
+    # equal rewards teach nothing: exactly 0, where the mean of eight 0.3 may not be quite 0.3
+    if (rewards == rewards[0]).all():
+        return torch.zeros_like(rewards)
     # the mean of the group is the baseline that a critic would have to learn
     advantages = rewards - rewards.mean()
     if advantage_std:
-        # equation 3; 1e-4 keeps a group of equal rewards at 0
         advantages = advantages / (rewards.std() + 1e-4)
     return advantages
 
@@ -332,7 +343,9 @@ def rollout(indices, first_place):
     """Samples and judges group_size completions of each of these prompts; every rank gets all Groups.
 
     `first_place` is the first prompt's place in the row order. Places and `seed` decide what is
-    sampled, so that it is the same on any number of ranks.
+    sampled, so that (up to rounding) it is the same on any number of ranks. An advantage that needs
+    more than its own group (the mean of a batch) belongs after this, in sample_groups: here a rank
+    knows its own groups alone.
     """
     # each rank samples the completions of its share of the prompts
     my_places = range(len(indices))[rank::world_size]
@@ -344,11 +357,11 @@ def rollout(indices, first_place):
                            progress='rollout' if rank == 0 else None)
 
     my_groups = []
-    for prompt, samples in zip(my_prompts, sampled):
+    for prompt, of_prompt in zip(my_prompts, sampled):
         completions = [
             Completion(prompt['ids'], sample['ids'], sample['logprobs'], sample['stopped'],
                        text=completion_text(tokenizer, sample['ids']))
-            for sample in samples]
+            for sample in of_prompt]
         my_groups.append(Group(prompt, completions))
 
     # rewards, then advantages
@@ -391,7 +404,7 @@ def sample_groups():
     """
     groups, sampled_groups = [], []
     for attempt in range(resample_rounds + 1):
-        first_place = order.position
+        first_place = order.position  # before take() moves it
         fresh = rollout(order.take(prompts_per_step - len(groups)), first_place)
         sampled_groups += fresh
         # the last attempt takes what it gets: a step has always as many prompts
@@ -417,6 +430,7 @@ def rollout_metrics(groups, seconds):
         'completion/len_mean': mean(lengths),
         'completion/truncated_frac': mean([not completion.stopped for completion in completions]),
         'tokens/sampled': sum(lengths) + prompt_tokens,
+        # seconds include the verifier's
         'perf/gen_tok_s': sum(lengths) / seconds}
 
 
@@ -436,7 +450,7 @@ def trained_completions(groups):
     """The completions of these groups that the loss counts."""
     completions = [completion for group in groups for completion in group.completions]
     if mask_truncated:
-        # a completion that was cut has no answer: its reward of 0 says little about its tokens
+        # one that was cut might have become right; it still counts in its group's mean
         completions = [completion for completion in completions if completion.stopped]
     return completions
 
@@ -444,10 +458,11 @@ def trained_completions(groups):
 def micro_batches_of(groups, rollout_groups=None, n_updates=1):
     """This rank's micro-batches of one update on `groups`, as collate_sequences makes them.
 
-    `groups` are the share of one of n_updates updates on `rollout_groups` (all of them, if left
-    out). The loss is one sum over the tokens of all ranks, each with its weight, so that ranks,
-    micro-batches and packing do not change it. The totals that the weights are made of are the
-    rollout's, divided by n_updates: a completion weighs the same in a small share and a large one.
+    n_updates updates divide the groups of a rollout, `rollout_groups`, among them; `groups` is the
+    share of one. (By default one update takes all of them.) The loss is one sum over the tokens of
+    all ranks, each with a weight of its own, so that the number of ranks, micro_batch_tokens and
+    packing do not change it. The weights are 1 / (the rollout's totals / n_updates): a completion
+    weighs the same in a share of few groups and in one of many.
     """
     rollout_groups = rollout_groups or groups
     in_rollout = trained_completions(rollout_groups)
@@ -458,7 +473,8 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
 
     # Completions without an advantage are left out: their gradient is 0 as long as every term of the
     # loss is multiplied by the advantage. The KL is not, so with it all are computed. If you add a
-    # term that is not (an entropy bonus), set this to True. The totals above count them either way.
+    # term to policy_loss that is not (an entropy bonus), set this to True. The totals above count
+    # them either way.
     needs_all = beta > 0
     completions = trained_completions(groups)
     if not needs_all:
@@ -512,11 +528,14 @@ def collate_sequences(sequences, total_tokens, total_completions, total_demonstr
 
 def denominator_of(completion, total_tokens, total_completions):
     """What the loss of each token of a completion is divided by."""
-    if loss_denominator == 'tokens':  # mean over the tokens of the whole step (DAPO)
+    # the mean over all tokens of the step (DAPO): every token weighs the same
+    if loss_denominator == 'tokens':
         return total_tokens
-    if loss_denominator == 'sequences':  # mean over completions of their token means (GRPO)
+    # the mean over completions of their token means (GRPO): every completion weighs the same
+    if loss_denominator == 'sequences':
         return len(completion.ids) * total_completions
-    return max_new_tokens * total_completions  # 'constant': length has no influence (Dr. GRPO)
+    # 'constant': a sum over tokens, scaled by a number that lengths do not change (Dr. GRPO)
+    return max_new_tokens * total_completions
 
 
 def forward(module, micro):
@@ -526,21 +545,26 @@ def forward(module, micro):
 
 
 def add_fixed_logprobs(micro_batches, n_updates):
-    """Adds the log-probs (N,) that stay as they are while the updates on a rollout change the policy."""
+    """Adds the log-probs (N,) that stay as they are while the updates on a rollout change the policy.
+
+    The sampler's log-probs are not taken for the old ones: they are rounded in another way, and the
+    ratio would not be 1 at the first update.
+    """
     for micro in micro_batches:
         with torch.no_grad():
             if n_updates > 1:
                 # of the policy before the first update; a single update has them from its own forward
                 micro['old_logprobs'], _ = forward(policy, micro)
-            if reference is not None:
-                micro['ref_logprobs'], _ = forward(reference, micro)
+            if kl_reference is not None:
+                micro['ref_logprobs'], _ = forward(kl_reference, micro)
 
 
 # --- the loss -----------------------------------------------------------------
 def policy_loss(logprobs, entropy, micro):
     """Loss of one micro-batch, a scalar, and its statistics, {name: tensor that is summed up}.
 
-    logprobs and entropy (N,) are the current policy's, of the scored tokens.
+    logprobs and entropy (N,) are the current policy's, of the scored tokens. A statistic of your own
+    is a line here and a line in the loop's metrics. The sequence of each token is in micro['doc'].
     """
     # pi_old, the policy before the first update on this rollout: with one update the current one
     old_logprobs = micro.get('old_logprobs', logprobs.detach())  # (N,)
@@ -554,20 +578,21 @@ def policy_loss(logprobs, entropy, micro):
     weight = micro['weight']  # (N,)
     advantage = micro['advantage']  # (N,)
     if importance_cap > 0:
-        # sampler and trainer round differently: truncated importance weights make up for it
+        # sampler and trainer round differently, so that the samples are not quite the policy's:
+        # importance weights make up for it, truncated so that no token outweighs all others
         correction = torch.exp(old_logprobs - sampler_logprobs)
         weight = weight * correction.clamp(max=importance_cap)
 
-    # equation 3: the minimum is the mask, because the clipped side has no gradient
+    # equation 3 of Shao et al.: the minimum is the mask, because the clipped side has no gradient
     ratio = torch.exp(logprobs - old_logprobs)  # (N,), its gradient is grad pi / pi_old
     unclipped = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
     objective = torch.min(unclipped, clipped)
 
-    # equation 4, times the ratio: without it the gradient would not be the KL's (deviation 5).
-    # expm1(d) - d is exp(d) - d - 1 with all digits where d is small.
+    # equation 4, times the ratio: without it the gradient would not be the KL's (DeepSeek-V3.2).
+    # expm1(d) is exp(d) - 1 without the digits that the subtraction loses where d is small.
     k3 = torch.zeros_like(logprobs)
-    if reference is not None:
+    if kl_reference is not None:
         difference = micro['ref_logprobs'] - logprobs
         k3 = ratio * (torch.expm1(difference) - difference)
         k3 = k3 * ~is_demonstration  # demonstrations are not in the KL
@@ -593,9 +618,10 @@ def accumulate_gradients(micro_batches):
     """Adds the loss's gradient to the parameters; returns this rank's sums of the statistics."""
     totals = {}
     for i, micro in enumerate(micro_batches):
-        # DDP reduces gradients over the ranks in the backward pass of the last micro-batch alone
+        # DDP averages gradients over the ranks in the backward pass of the last micro-batch alone
         is_last = i == len(micro_batches) - 1
-        with nullcontext() if is_last or world_size == 1 else ddp.no_sync():
+        averaging = nullcontext() if is_last or world_size == 1 else ddp.no_sync()
+        with averaging:
             logprobs, entropy = forward(ddp, micro)
             loss, statistics = policy_loss(logprobs, entropy, micro)
             # DDP averages over the ranks, but the loss is a sum over their tokens
@@ -608,7 +634,7 @@ def accumulate_gradients(micro_batches):
 
 
 # --- resume, log --------------------------------------------------------------
-# step counts updates, samples completions, tokens prompts and completions
+# step counts updates, samples the completions trained on, tokens these with their prompts
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -620,8 +646,8 @@ stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights; their checkpoint is written, so that an error here costs no step
-    if eval_rows and (step >= max_steps or due(eval_every)):
+    # evaluate these weights; after a step their checkpoint is written, an error here loses nothing
+    if evaluation_due():
         log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
         break
@@ -638,9 +664,9 @@ while True:
     if rank == 0 and due(sample_every):
         first_group = groups[0]
         for completion in first_group.completions[:3]:
-            tqdm.write(f'  {completion.reward:.0f} | {first_group.prompt["text"]!r} -> {completion.text!r}')
+            tqdm.write(f'  {completion.reward:.2g} | {first_group.prompt["text"]!r} -> {completion.text!r}')
 
-    # Each update trains on its share of the groups. The last rollout makes the updates that are left.
+    # each update has its share of the groups; the last rollout makes the updates that are left
     n_updates = min(updates_per_rollout, max_steps - step)
     shares = [groups[i::n_updates] for i in range(n_updates)]
     updates = [micro_batches_of(share, groups, n_updates) for share in shares]
@@ -658,6 +684,7 @@ while True:
             parameter_group['lr'] = learning_rate_at(step)
         if grad_norm.isfinite():
             skipped = 0
+            # with a gradient of 0 (no group has spread) Adam's momentum still moves the weights
             optimizer.step()
         else:
             skipped += 1
@@ -666,7 +693,7 @@ while True:
         step += 1
         samples += group_size * len(share)
 
-        # log; means are over the tokens of all ranks that have a gradient
+        # log; the policy's means are over the scored tokens, those of completions not left out
         totals = sum_over_ranks(totals)
         scored = max(1, totals['scored'])
         seconds = time.time() - start
@@ -684,6 +711,7 @@ while True:
             'policy/clip_frac': totals['clipped'] / scored,
             'policy/mismatch': totals['mismatch'] / scored,
             'tokens/trained': int(totals['computed']),
+            # of the whole rollout, over the time since it began
             'perf/tok_s': step_tokens / seconds,
             'perf/gen_frac': rollout_seconds / seconds}
         if totals['demonstrated']:
@@ -693,12 +721,12 @@ while True:
         log(metrics)
         of_rollout.pop('tokens/sampled', None)  # its cost is in the line of the first update
         if skipped == 10:
-            raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
+            raise UserError('10 gradients in a row not finite: lower the learning rate; '
+                            '--resume=True goes on from the last checkpoint')
 
     # checkpoint, between rollouts: no completion waits for its update
     stop_asked = any(gather(stop.asked))
-    evaluation_next = bool(eval_rows) and due(eval_every)
-    if step >= max_steps or stop_asked or evaluation_next or due(checkpoint_every):
+    if step >= max_steps or stop_asked or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
         if rank == 0:
             save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)

@@ -273,6 +273,7 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
         # settings that a resumed run cannot change
         'model': config['model'],
         'shard_optimizer': config['shard_optimizer'],
+        'seed': config['seed'],
         **counters}
     # Adam's moments: with ZeRO each rank has its share, and writes it to its own file
     own = local_optimizer(optimizer).state_dict()
@@ -281,8 +282,10 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
 
 def load_checkpoint(config, world_size):
     """{'shared': what save_checkpoint saved, 'optimizer': this rank's share}. Raises UserError."""
-    shared, own = load_state(config['out_dir'], RANK, world_size,
-                             model=config['model'], shard_optimizer=config['shard_optimizer'])
+    # another seed would deal out other rows, and draw another start model to take the KL to
+    shared, own = load_state(
+        config['out_dir'], RANK, world_size, model=config['model'],
+        shard_optimizer=config['shard_optimizer'], seed=config['seed'])
     return {'shared': shared, 'optimizer': own}
 
 

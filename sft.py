@@ -45,7 +45,7 @@ epochs = 1.0  # passes over the data when max_steps is 0
 learning_rate = 1e-3  # peak
 min_learning_rate = 0.0  # at the last step of cosine and linear
 schedule = 'cosine'  # 'cosine', 'linear' or 'constant' after the warm-up
-warmup_steps = 20  # linear from 0
+warmup_steps = 20  # a linear rise: step i of them has i / warmup_steps of the peak
 weight_decay = 0.0  # on matrices only
 beta1, beta2 = 0.9, 0.95  # Adam
 grad_clip = 1.0  # global norm; 0: off
@@ -61,7 +61,7 @@ seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
-compile = False  # torch.compile of every layer: half a minute at first; on CPUs then 1.00 to 1.08 x as fast
+compile = False  # torch.compile of every layer: half a minute at first; a CPU gains 0 to 8 %
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals(), max_steps=at_least(0))
@@ -83,6 +83,7 @@ from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start
 from verify import verify_all
 
 # --- run set-up ---------------------------------------------------------------
+# from here on `device` is this rank's own ('cpu' or 'cuda:N'), whatever the setting
 rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
@@ -166,8 +167,8 @@ def learning_rate_at(step):
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
-    peak = max(0, warmup_steps - 1)
-    done = (step - peak) / max(1, max_steps - 1 - peak)
+    first = max(0, warmup_steps - 1)
+    done = (step - first) / max(1, max_steps - 1 - first)
     if schedule == 'cosine':
         left = 0.5 * (1 + math.cos(math.pi * done))
     elif schedule == 'linear':
@@ -183,6 +184,11 @@ def due(every):
     return every > 0 and step % every == 0
 
 
+def evaluation_due():
+    """Whether the weights of this step are evaluated; the start model is not."""
+    return has_evaluation and (step >= max_steps or step > 0 and due(eval_every))
+
+
 def mean(values):
     """The mean of a list; 0 for an empty one."""
     return sum(values) / max(1, len(values))
@@ -190,7 +196,7 @@ def mean(values):
 
 def evaluate_prompts():
     """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
-    # temperature 0: one completion of each row, the most probable token at every place
+    # temperature 0: one completion of each row, always the most probable token
     my_rows = eval_rows[rank::world_size]
     with autocast:
         sampled = generate(
@@ -203,7 +209,7 @@ def evaluate_prompts():
     for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
         # the first three are printed: a number alone does not tell what the model writes
         if rank == 0 and len(my_results) < 3:
-            tqdm.write(f'  {reward:.0f} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+            tqdm.write(f'  {reward:.2g} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
         my_results.append((row['difficulty'], reward, gave_up))
     results = [result for share in gather(my_results) for result in share]
 
@@ -277,9 +283,10 @@ def accumulate_gradients(micro_batches, supervised_tokens):
     """
     total = torch.zeros((), device=device)
     for i, micro in enumerate(micro_batches):
-        # DDP reduces gradients over the ranks in the backward pass of the last micro-batch alone
+        # DDP averages gradients over the ranks in the backward pass of the last micro-batch alone
         is_last = i == len(micro_batches) - 1
-        with nullcontext() if is_last or world_size == 1 else ddp.no_sync():
+        averaging = nullcontext() if is_last or world_size == 1 else ddp.no_sync()
+        with averaging:
             logprobs, _ = forward(ddp, micro)
             # the reference policy is the current one: 1/pi * grad pi = grad log pi, advantage 1
             loss = -logprobs.sum() / supervised_tokens
@@ -290,7 +297,7 @@ def accumulate_gradients(micro_batches, supervised_tokens):
 
 
 # --- resume, log --------------------------------------------------------------
-# step counts updates, samples completions, tokens prompts and completions
+# step counts updates, samples the completions trained on, tokens these with their prompts
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -302,8 +309,8 @@ stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights; their checkpoint is written, so that an error here costs no step
-    if has_evaluation and (step >= max_steps or step > 0 and due(eval_every)):
+    # evaluate these weights; after a step their checkpoint is written, an error here loses nothing
+    if evaluation_due():
         log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
         break
@@ -323,6 +330,7 @@ while True:
         parameter_group['lr'] = learning_rate_at(step)
     if grad_norm.isfinite():
         skipped = 0
+        # with a gradient of 0 (no group has spread) Adam's momentum still moves the weights
         optimizer.step()
     else:
         skipped += 1
@@ -348,12 +356,12 @@ while True:
         metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
     log(metrics)
     if skipped == 10:
-        raise UserError('10 gradients in a row not finite: --resume=True --learning_rate=(less)')
+        raise UserError('10 gradients in a row not finite: lower the learning rate; '
+                        '--resume=True goes on from the last checkpoint')
 
     # checkpoint
     stop_asked = any(gather(stop.asked))
-    evaluation_next = has_evaluation and due(eval_every)
-    if step >= max_steps or stop_asked or evaluation_next or due(checkpoint_every):
+    if step >= max_steps or stop_asked or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
         if rank == 0:
             save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
