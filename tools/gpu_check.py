@@ -100,9 +100,10 @@ def reset_peak():
 
 
 def bench(*flags):
-    """bench.py's names with these flags set; nothing is measured yet."""
+    """tools/bench.py's names with these flags set; nothing is measured yet."""
     sys.argv = ['bench.py', *flags]
-    return runpy.run_path(os.path.join(ROOT, 'bench.py'), run_name='bench')
+    # a fresh namespace for every set of flags; its name is not __main__, so that no bench begins
+    return runpy.run_path(os.path.join(ROOT, 'tools', 'bench.py'), run_name='bench')
 
 
 def profile(name, run, kernels=14):
@@ -246,26 +247,30 @@ def packed_attention(name, lengths, parents):
 
 # --- rollout ------------------------------------------------------------------
 def rollout_model(space, prompts, prompt_tokens):
-    """bench.py's model with random lengths, and prompts."""
-    lm = space['stopping'](space['load_model'](space['name'], DEVICE))
-    return lm, [list(text.encode()) for text in space['texts']([prompt_tokens] * prompts)]
+    """bench's model, whose completions have random lengths, and the token ids of random prompts."""
+    model = space['stopping'](space['load_model'](space['model_name'], DEVICE))
+    texts = space['texts']([prompt_tokens] * prompts)
+    return model, [list(text.encode()) for text in texts]
 
 
-def call_generate(space, lm, prompts, group_size):
+def call_generate(space, model, prompts, group_size):
+    seeds = list(range(len(prompts)))
     with torch.autocast(DEVICE, torch.bfloat16, cache_enabled=False):
-        return R.generate(lm, prompts, group_size, space['new_tokens'], 1.0, [space['stop']],
-                          list(range(len(prompts))), kv_cache_gb=1.0 if SMOKE else 40.0)
+        return R.generate(model, prompts, group_size, space['new_tokens'], 1.0, [space['stop_id']],
+                          seeds, kv_cache_gb=1.0 if SMOKE else 40.0)
 
 
 def generate(shape, rows, prompt_tokens=768, new_tokens=512):
-    """bench.py --what=generate: tokens a second and the share of the copy rate."""
+    """bench --what=generate: tokens a second and the share of the copy rate."""
     def run():
         if SMOKE:
-            bench('--rows=8', '--new_tokens=8', '--rounds=1')['bench_generate']()
+            space = bench('--rows=8', '--new_tokens=8', '--rounds=1')
+            space['bench_generate']()
             return
         reset_peak()
-        bench(f'--shape={shape}', f'--rows={rows}', f'--prompt_tokens={prompt_tokens}',
-              f'--new_tokens={new_tokens}', '--rounds=1')['bench_generate']()
+        space = bench(f'--shape={shape}', f'--rows={rows}', f'--prompt_tokens={prompt_tokens}',
+                      f'--new_tokens={new_tokens}', '--rounds=1')
+        space['bench_generate']()
         note(f'generate {shape} {rows} rows', **memory_figures())
     return run
 
@@ -273,7 +278,24 @@ def generate(shape, rows, prompt_tokens=768, new_tokens=512):
 def graphs():
     """A long tail of lengths: what recording graphs costs; and does the sampler agree with the trainer."""
     space = bench(f'--shape={SMALL}', '--fill=0.4', f'--new_tokens={24 if SMOKE else 256}')
-    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 32, prompt_tokens=20 if SMOKE else 300)
+    model, prompts = rollout_model(space, prompts=2 if SMOKE else 32, prompt_tokens=20 if SMOKE else 300)
+    seconds_recording = time_recordings()
+    # two calls, of which the second counts
+    for _ in range(2):
+        seconds_recording.clear()
+        reset_peak()
+        start = time.perf_counter()
+        groups = call_generate(space, model, prompts, 8)  # ends in a copy to the host
+        took = time.perf_counter() - start
+    tokens = sum(len(completion['ids']) for group in groups for completion in group)
+    recording = float(sum(seconds_recording))
+    note('graphs', recorded=len(seconds_recording), seconds_recording=recording,
+         of_call=recording / took, call_s=took, tokens_s=tokens / took, **memory_figures())
+    sampler_against_trainer(model, prompts[:4], groups[:4])
+
+
+def time_recordings():
+    """From now on torch.cuda.graph notes how long a recording took; returns the list of seconds."""
     seconds_recording = []
     plain_graph = torch.cuda.graph
 
@@ -286,23 +308,18 @@ def graphs():
             super().__exit__(*error)
             seconds_recording.append(time.perf_counter() - self.start)
     torch.cuda.graph = TimedGraph
-    for _ in range(2):  # the second call counts
-        seconds_recording.clear()
-        reset_peak()
-        start = time.perf_counter()
-        groups = call_generate(space, lm, prompts, 8)  # ends in a copy to the host
-        took = time.perf_counter() - start
-    tokens = sum(len(completion['ids']) for group in groups for completion in group)
-    note('graphs', recorded=len(seconds_recording), seconds_recording=float(sum(seconds_recording)),
-         of_call=sum(seconds_recording) / took, call_s=took, tokens_s=tokens / took, **memory_figures())
+    return seconds_recording
 
+
+def sampler_against_trainer(model, prompts, groups):
+    """How far the sampler's log-probs are from a training forward's, on four completions a prompt."""
     differences = []
-    for prompt, group in list(zip(prompts, groups))[:4]:
+    for prompt, group in zip(prompts, groups):
         for completion in group[:4]:
-            ids = torch.tensor(prompt + completion['ids'], device=DEVICE)
+            ids = torch.tensor(prompt + completion['ids'], device=DEVICE)  # (T,)
             scored = torch.arange(len(prompt), len(ids), device=DEVICE)
             with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
-                logprobs, _ = M.Policy(lm)(ids, [len(ids)], scored)
+                logprobs, _ = M.Policy(model)(ids, [len(ids)], scored)
             differences.append((logprobs.cpu() - completion['logprobs']).abs())
     differences = torch.cat(differences)
     note('sampler against trainer', tokens=len(differences), mean_nats=differences.mean().item(),
@@ -311,9 +328,10 @@ def graphs():
 
 def profile_generate():
     space = bench(f'--shape={SMALL}', f'--new_tokens={8 if SMOKE else 48}')
-    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 16, prompt_tokens=20 if SMOKE else 1000)
-    call_generate(space, lm, prompts, 8)
-    profile('profile generate', lambda: call_generate(space, lm, prompts, 8))
+    model, prompts = rollout_model(space, prompts=2 if SMOKE else 16, prompt_tokens=20 if SMOKE else 1000)
+    # graphs are recorded outside the profile
+    call_generate(space, model, prompts, 8)
+    profile('profile generate', lambda: call_generate(space, model, prompts, 8))
 
 
 # --- sampler ------------------------------------------------------------------
@@ -375,65 +393,83 @@ def sft(shape, batch_size=64, steps=3, with_profile=False, **knobs):
         lengths = np.exp(space['rng'].normal(np.log(200), 0.8, sequences * (steps + 2)))
         lengths = np.minimum(lengths, 1000).astype(int) + 2
         space['write_rows']({'text': line} for line in space['texts'](lengths))
-        script, go_on = space['script']('sft.py', eval_data='', batch_size=sequences, **knobs)
-        first_step = go_on(1)
-        go_on(1)
+        script = space['script']('sft.py', eval_data='', batch_size=sequences, **knobs)
+        # two steps warm up; the first one has the kernels' plans and the compilation
+        first_step = space['seconds_of_steps'](script, 1)
+        space['seconds_of_steps'](script, 1)
         reset_peak()
-        tokens_before = script['tokens']
-        seconds = go_on(steps)
-        tokens_s = (script['tokens'] - tokens_before) / seconds
+        tokens_before = script.metrics[-1]['tokens']
+        seconds = space['seconds_of_steps'](script, steps)
+        last = script.metrics[-1]
+        tokens_s = (last['tokens'] - tokens_before) / seconds
+        memory = memory_figures()
 
-        config = script['lm'].config
-        parameters = sum(p.numel() for p in script['lm'].parameters())
-        document = float((lengths ** 2).sum() / lengths.sum())  # length of a token's document, on average
-        width = config.num_attention_heads * M.head_size(config)
-        flops_of_a_token = 6 * parameters + 6 * config.num_hidden_layers * width * document
-        plan = M.memory_plan(config, 1, script['micro_batch_tokens'], script['activation_checkpointing'],
-                             bf16=script['dtype'] == 'bfloat16')
-        note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=tokens_s * flops_of_a_token / PEAK_FLOPS,
-             first_step_s=first_step, loss=script['loss'].item(), plan_gb=plan['peak'], **memory_figures())
+        names = script.names
+        model = names['policy'].model
+        plan = M.memory_plan(model.config, 1, names['micro_batch_tokens'], names['activation_checkpointing'],
+                             bf16=names['dtype'] == 'bfloat16')
+        mfu = tokens_s * flops_of_a_token(model, lengths) / PEAK_FLOPS
+        note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=mfu, first_step_s=first_step,
+             loss=last['loss'], plan_gb=plan['peak'], **memory)
         if with_profile:
-            profile(f'profile sft {shape}', lambda: go_on(1))
+            profile(f'profile sft {shape}', lambda: space['seconds_of_steps'](script, 1))
     return run
+
+
+def flops_of_a_token(model, lengths):
+    """FLOPs that training spends on a token, in documents of these lengths: 6 N and the attention's."""
+    config = model.config
+    n_parameters = sum(p.numel() for p in model.parameters())
+    # a long document holds more of the tokens: the length of a token's document, on average
+    mean_length = float((lengths ** 2).sum() / lengths.sum())
+    width = config.num_attention_heads * M.head_size(config)
+    return 6 * n_parameters + 6 * config.num_hidden_layers * width * mean_length
 
 
 def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan."""
     def run():
-        sizes = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
-        completions, prompt, new = sizes
+        completions, prompt, new = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
         prompts = completions // group_size
-        kv_cache_gb, micro_batch_tokens = 1.0 if SMOKE else 24.0, 16384
+        kv_cache_gb = 1.0 if SMOKE else 24.0
+        micro_batch_tokens = 16384
         space = bench(f'--shape={shape}', f'--rows={completions}', f'--prompt_tokens={prompt}',
                       f'--new_tokens={new}', f'--group_size={group_size}', '--fill=0.6')
         space['write_rows']({'prompt': text, 'answer': '1', 'dataset': 'sums'}
                             for text in space['prompts_of'](prompts * (steps + 1)))
-        script, go_on = space['script'](
+        script = space['script'](
             'grpo.py', prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
             max_prompt_tokens=2 * prompt, kv_cache_gb=kv_cache_gb, activation_checkpointing=True,
             micro_batch_tokens=micro_batch_tokens)
-        space['stopping'](script['lm'])
+        names = script.names
+        model = names['policy'].model
+        space['stopping'](model)
         # no text of a random model is right: half of all completions, by their length
-        script['verify_all'] = lambda items: [(float(len(text) % 2), False) for _, text, _ in items]
-        go_on(1)
+        reward = space['reward_by_length']
+        names['verify_all'] = lambda tasks: [(reward(text), False) for _, text, _ in tasks]
+        # the first step warms up
+        space['seconds_of_steps'](script, 1)
         reset_peak()
-        seconds = go_on(steps)
-        record = script['record']
+        tokens_before = script.metrics[-1]['tokens']
+        seconds = space['seconds_of_steps'](script, steps)
+        last = script.metrics[-1]
+
         plan = M.memory_plan(
-            script['lm'].config, 1, micro_batch_tokens, activation_checkpointing=True,
-            bf16=script['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
+            model.config, 1, micro_batch_tokens, activation_checkpointing=True,
+            bf16=names['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
             max_new_tokens=new)
-        figures = {key: record[key] for key in (
+        figures = {key: last[key] for key in (
             'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
-        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=script['step_tokens'] * steps / seconds,
+        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=(last['tokens'] - tokens_before) / seconds,
              **figures, plan_gb=plan['peak'], **memory_figures())
     return run
 
 
 def logprobs_memory():
-    """bench.py --what=memory: log-probs of 4,096 tokens at Qwen3's vocabulary."""
+    """bench --what=memory: log-probs of 4,096 tokens at Qwen3's vocabulary."""
     if not SMOKE:
-        bench('--rounds=2')['bench_memory']()
+        space = bench('--rounds=2')
+        space['bench_memory']()
 
 
 # --- the run ------------------------------------------------------------------
@@ -517,7 +553,7 @@ def main(seconds, chosen):
 
 
 def print_all():
-    """Every figure once more, bench.py's too: a caller may see only the end of the output."""
+    """Every figure once more, bench's too: a caller may see only the end of the output."""
     words = ('tokens/s', 'copy rate', 'GiB', 'SDPA is used')
     print('\n--- of log.txt')
     with open(os.path.join(OUT, 'log.txt')) as f:
