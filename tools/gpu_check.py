@@ -1,6 +1,6 @@
 """What nanopost does on a GPU: is it right, how fast is it, where does the time go.
 
-    bash tools/gpu_check.sh 450                     # what one calls: at most 450 seconds
+    bash tools/gpu_check.sh 450                     # the usual call: at most 450 seconds
     python -m tools.gpu_check 200 attention,graphs  # some items
 
 GPU time comes in minutes, so everything is imported once and each item then runs in a forked process with a
@@ -74,16 +74,20 @@ def microseconds(run, repeats=20, warm_up=3):
     for _ in range(warm_up):
         run()
     if DEVICE == 'cpu':
-        return float(np.median([milliseconds_of_one(run) * 1e3 for _ in range(repeats)]))
+        times = [milliseconds_of_one(run) * 1e3 for _ in range(repeats)]
+        return float(np.median(times))
+    # the GPU is asked once, after all calls: waiting for each would add the time to launch it
     pairs = []
     for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
         start.record()
         run()
         end.record()
         pairs.append((start, end))
     synchronize()
-    return float(np.median([start.elapsed_time(end) * 1e3 for start, end in pairs]))
+    times = [start.elapsed_time(end) * 1e3 for start, end in pairs]
+    return float(np.median(times))
 
 
 def memory_figures():
@@ -115,10 +119,12 @@ def profile(name, run, kernels=14):
         run()
         synchronize()
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
-    total = sum(event.self_device_time_total for event in events) or 1
+    total = sum(event.self_device_time_total for event in events)
     for event in events[:kernels]:
+        microseconds_of_kernel = event.self_device_time_total
+        # a comma would end a figure in results.txt; on a CPU all times are 0
         note(name, kernel=event.key[:70].replace(',', ';'), calls=event.count,
-             ms=event.self_device_time_total / 1e3, share=event.self_device_time_total / total)
+             ms=microseconds_of_kernel / 1e3, share=microseconds_of_kernel / max(1, total))
 
 
 # --- ceilings, correctness ----------------------------------------------------
@@ -180,21 +186,33 @@ def attention():
         (64, 8, 2, 1024, 1280), (256, 8, 2, 1024, 1280), (64, 8, 4, 1024, 1280), (64, 8, 4, 4096, 4352)]
     for rows, kv_heads, heads_per_key, filled, length in shapes:
         decode_attention(rows, kv_heads, heads_per_key, filled, length)
-    for name, lengths, parents in [
-            ('16 documents of 1024', [1024] * 16, None),
-            ('8 prompts of 512 with 8 completions of 192', ([512] + [192] * 8) * 8,
-             sum(([-1] + [9 * i] * 8 for i in range(8)), []))]:
-        packed_attention(name, [n // 16 for n in lengths] if SMOKE else lengths, parents)
+
+    shrink = 16 if SMOKE else 1
+    packed_attention('16 documents of 1024', [1024 // shrink] * 16, None)
+    # each prompt is followed by its completions, whose parent is its index
+    lengths = []
+    parents = []
+    for _ in range(8):
+        parent = len(lengths)
+        lengths += [512 // shrink] + [192 // shrink] * 8
+        parents += [-1] + [parent] * 8
+    packed_attention('8 prompts of 512 with 8 completions of 192', lengths, parents)
 
 
 def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128):
-    half, scaling = torch.bfloat16, head_dim ** -0.5
-    q = torch.randn(rows, kv_heads * heads_per_key, head_dim, device=DEVICE, dtype=half)
-    k, v = (torch.randn(rows, length, kv_heads, head_dim, device=DEVICE, dtype=half) for _ in range(2))
+    """One token of each row against a KV cache of `filled` tokens, in every way that torch has.
+
+    What a way does not support is a line of results.txt too.
+    """
+    options = dict(device=DEVICE, dtype=torch.bfloat16)
+    scaling = head_dim ** -0.5
+    q = torch.randn(rows, kv_heads * heads_per_key, head_dim, **options)
+    k = torch.randn(rows, length, kv_heads, head_dim, **options)
+    v = torch.randn(rows, length, kv_heads, head_dim, **options)
     used = torch.full((rows,), filled, device=DEVICE, dtype=torch.int32)
-    mask = torch.zeros(rows, filled, device=DEVICE, dtype=half)
+    mask = torch.zeros(rows, filled, **options)
     truth = M.cached_sdpa(q.float(), k.float(), v.float(), used, mask.float(), scaling)
-    keys_and_values = 2 * rows * filled * kv_heads * head_dim * 2  # bytes
+    bytes_read = 2 * rows * filled * kv_heads * head_dim * q.itemsize  # keys and values
 
     def by(backend, filled=filled):
         with sdpa_kernel(backend):
@@ -217,19 +235,23 @@ def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128
             first = milliseconds_of_one(run)
             error = ((run().float() - truth).norm() / truth.norm()).item()
             took = microseconds(run)
+            share = bytes_read / (took * 1e-6) / BANDWIDTH
             more = {}
             if name == 'SDPA cudnn':  # what a mask of another length costs
                 more['new_length_ms'] = milliseconds_of_one(lambda: cudnn(filled - 1))
             note('decode attention', **case, way=name, us=took, error=error, first_ms=first,
-                 of_bandwidth=keys_and_values / (took * 1e-6) / BANDWIDTH, **more)
+                 of_bandwidth=share, **more)
         except Exception as problem:  # a backend may not take the shape: that is a result
             note('decode attention', **case, way=name, failed=M.first_line(problem)[:100])
 
 
 def packed_attention(name, lengths, parents):
+    """Training attention over a packed row of these documents, forward and with backward."""
     documents = M.Documents(lengths, torch.device(DEVICE), parents)
-    q, k, v = (torch.randn(sum(lengths), heads, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-               for heads in (16, 8, 8))
+    options = dict(device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    q = torch.randn(sum(lengths), 16, 128, **options)
+    k = torch.randn(sum(lengths), 8, 128, **options)
+    v = torch.randn(sum(lengths), 8, 128, **options)
     for way in (M.packed_varlen, M.packed_sdpa):
         try:
             def forward(way=way):
@@ -239,8 +261,10 @@ def packed_attention(name, lengths, parents):
                 out = forward()
                 return torch.autograd.grad(out, (q, k, v), out)
             first = milliseconds_of_one(forward)
-            note('packed attention', row=name, way=way.__name__, forward_us=microseconds(forward, 10),
-                 forward_and_backward_us=microseconds(both, 10), first_ms=first)
+            forward_us = microseconds(forward, 10)
+            both_us = microseconds(both, 10)
+            note('packed attention', row=name, way=way.__name__, forward_us=forward_us,
+                 forward_and_backward_us=both_us, first_ms=first)
         except Exception as problem:
             note('packed attention', row=name, way=way.__name__, failed=M.first_line(problem)[:100])
 
@@ -337,20 +361,29 @@ def profile_generate():
 # --- sampler ------------------------------------------------------------------
 def pick(sizes, u):
     """First index whose running sum of `sizes` (B, n) exceeds u (B, 1), and u less what comes before it."""
-    sums = sizes.cumsum(-1, dtype=torch.float64)
-    u = torch.minimum(u, torch.nextafter(sums[:, -1:], torch.zeros_like(u)))  # rounding must not pass the end
-    index = torch.searchsorted(sums, u, right=True)
-    return index, (u - sums.gather(1, index) + sizes.gather(1, index)).clamp_(min=0)
+    sums = sizes.cumsum(-1, dtype=torch.float64)  # (B, n)
+    # rounding must not pass the end
+    below_end = torch.nextafter(sums[:, -1:], torch.zeros_like(u))
+    u = torch.minimum(u, below_end)
+    index = torch.searchsorted(sums, u, right=True)  # (B, 1)
+    before = sums.gather(1, index) - sizes.gather(1, index)
+    return index, (u - before).clamp_(min=0)
 
 
 def sample_in_two_levels(logits, temperature, uniform, block_size=128):
-    """sample_token by the sums of blocks first and then within a block: a candidate to replace it."""
-    logprobs = torch.log_softmax(logits.float() / temperature, -1)
-    probabilities = F.pad(logprobs.exp(), (0, -logprobs.shape[1] % block_size))
+    """sample_token by the sums of blocks first and then within a block: a candidate to replace it.
+
+    logits (B, V), uniform (B,) float64 -> ids (B,), log-probs (B,).
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)  # (B, V)
+    # padded with zeros to whole blocks
+    padding = -logprobs.shape[1] % block_size
+    probabilities = F.pad(logprobs.exp(), (0, padding))
     blocks = probabilities.unflatten(1, (-1, block_size))  # (B, blocks, block_size)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    block, left = pick(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
-    inside = blocks.gather(1, block[..., None].expand(-1, 1, block_size))[:, 0]
+    sums = blocks.sum(-1, dtype=torch.float64)  # (B, blocks)
+    u = uniform[:, None] * sums.sum(-1, keepdim=True)  # (B, 1)
+    block, left = pick(sums, u)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, block_size))[:, 0]  # (B, block_size)
     index, _ = pick(inside, left)
     ids = (block * block_size + index)[:, 0]
     return ids, logprobs.gather(1, ids[:, None])[:, 0]
@@ -358,28 +391,45 @@ def sample_in_two_levels(logits, temperature, uniform, block_size=128):
 
 def sampler():
     """Time of the sampler's parts at Qwen3's vocabulary, and the error of bf16 logits."""
-    vocab = 1000 if SMOKE else 151936
+    vocabulary = 1000 if SMOKE else 151936
     for rows in [4] if SMOKE else [64, 256]:
-        logits = torch.randn(rows, vocab, device=DEVICE).mul_(3).bfloat16()
-        uniform = torch.rand(rows, device=DEVICE, dtype=torch.float64)
-        p = torch.softmax(logits.float(), -1)
-        same = R.sample_token(logits, 1.0, uniform)[0] == sample_in_two_levels(logits, 1.0, uniform)[0]
-        note('sampler', rows=rows,
-             sample_token_us=microseconds(lambda x=logits, u=uniform: R.sample_token(x, 1.0, u)),
-             two_levels_us=microseconds(lambda x=logits, u=uniform: sample_in_two_levels(x, 1.0, u)),
-             same_ids=same.float().mean().item(),
-             log_softmax_us=microseconds(lambda x=logits: torch.log_softmax(x.float(), -1)),
-             cumsum_fp64_us=microseconds(lambda p=p: p.cumsum(-1, dtype=torch.float64)),
-             cumsum_fp32_us=microseconds(lambda p=p: p.cumsum(-1)))
-    hidden, head = (torch.randn(n, 1024, device=DEVICE).bfloat16() for n in (64, vocab))
+        sampler_parts(rows, vocabulary)
+    logits_in_bf16(vocabulary)
+
+
+def sampler_parts(rows, vocabulary):
+    logits = torch.randn(rows, vocabulary, device=DEVICE).mul_(3).bfloat16()
+    uniform = torch.rand(rows, device=DEVICE, dtype=torch.float64)
+    p = torch.softmax(logits.float(), -1)
+    ids, _ = R.sample_token(logits, 1.0, uniform)
+    ids_in_two_levels, _ = sample_in_two_levels(logits, 1.0, uniform)
+    same = ids == ids_in_two_levels
+    note('sampler', rows=rows,
+         sample_token_us=microseconds(lambda: R.sample_token(logits, 1.0, uniform)),
+         two_levels_us=microseconds(lambda: sample_in_two_levels(logits, 1.0, uniform)),
+         same_ids=same.float().mean().item(),
+         log_softmax_us=microseconds(lambda: torch.log_softmax(logits.float(), -1)),
+         cumsum_fp64_us=microseconds(lambda: p.cumsum(-1, dtype=torch.float64)),
+         cumsum_fp32_us=microseconds(lambda: p.cumsum(-1)))
+
+
+def logits_in_bf16(vocabulary):
+    """What rounding logits to bf16 loses, and what fp32 logits of bf16 inputs cost."""
+    hidden = torch.randn(64, 1024, device=DEVICE).bfloat16()
+    head = torch.randn(vocabulary, 1024, device=DEVICE).bfloat16()
+    # of the first thousand tokens, because fp64 is slow
     exact = hidden.double() @ head[:1000].double().T
+
+    def bf16_out():
+        return hidden @ head.T
+
+    def fp32_out():
+        return torch.mm(hidden, head.T, out_dtype=torch.float32)
 
     def error(logits):
         return (logits[:, :1000].double() - exact).abs().max().item()
-    figures = {'bf16_us': microseconds(lambda: hidden @ head.T), 'bf16_error': error(hidden @ head.T)}
+    figures = {'bf16_us': microseconds(bf16_out), 'bf16_error': error(bf16_out())}
     if not SMOKE:  # a CPU has no such product
-        def fp32_out():
-            return torch.mm(hidden, head.T, out_dtype=torch.float32)
         figures |= {'fp32_out_us': microseconds(fp32_out), 'fp32_out_error': error(fp32_out())}
     note('head', **figures)
 
@@ -547,7 +597,12 @@ def main(seconds, chosen):
         if child == 0:
             run_forked(name, run)
         status = wait_for(child, min(limit, left))
-        ended = 'killed at its limit' if status is None else 'ok' if status == 0 else f'status {status}'
+        if status is None:
+            ended = 'killed at its limit'
+        elif status == 0:
+            ended = 'ok'
+        else:
+            ended = f'status {status}'
         note(name, seconds=time.time() - begun, ended=ended)
     print_all()
 
@@ -566,8 +621,11 @@ def print_all():
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--one-item']:
-        {name: run for name, _, run in ITEMS}[sys.argv[2]]()
+    # [seconds, [item,item,...]]; gpu_check.sh gives '' where it has no items
+    first, second = [*sys.argv[1:], '', ''][:2]
+    if first == '--one-item':
+        runs = {name: run for name, _, run in ITEMS}
+        run_item = runs[second]
+        run_item()
     else:
-        main(seconds=float(sys.argv[1]) if sys.argv[1:] else 440,
-             chosen=sys.argv[2].split(',') if sys.argv[2:] and sys.argv[2] else [])
+        main(seconds=float(first or 440), chosen=second.split(',') if second else [])
