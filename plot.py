@@ -10,7 +10,7 @@ The first argument is the picture: PNG, SVG or PDF by its name. Every other argu
     LABEL=PATTERN   The files that match are runs of one method with different seeds. They are one
                     line in each panel, their mean; the band is one standard deviation.
     FILE            A file without a label holds many runs: `method` and `seed` of each line say
-                    which (tools such as results.py write it).
+                    which (python -m tools.results writes it).
 
 A file is a script's log.jsonl or sample.py's completions. The picture has a panel for everything
 that the files contain: see PANELS.
