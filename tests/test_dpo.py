@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, read_log, script_until_loop
+from conftest import ROOT, before_loop, inside, read_log
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configurator import UserError
@@ -133,14 +133,14 @@ def log_sigmoid(x):
     (['simpo', 2, '--gamma_beta_ratio=0.3'], lambda D, M, m, c: -log_sigmoid(2 * m - 0.6))])
 def test_losses_by_hand(monkeypatch, tmp_path, data, flags, by_hand):
     loss_type, beta, *more = flags
-    ns, _ = script_until_loop(monkeypatch, 'dpo.py', *DPO, data, f'--out_dir={tmp_path / "o"}',
-                              f'--loss_type={loss_type}', f'--beta={beta}', *more)
+    ns = before_loop(monkeypatch, 'dpo.py', *DPO, data, f'--out_dir={tmp_path / "o"}',
+                     f'--loss_type={loss_type}', f'--beta={beta}', *more)
     pairs = ns['pairs'][:3]
     logprobs = torch.tensor([[-3.0, -4.5], [-10.0, -2.0], [-1.0, -1.5]], dtype=torch.float64)
     ref = [[-2.0, -2.5], [-9.0, -4.0], [-1.0, -1.0]] if loss_type != 'simpo' else [[0.0, 0.0]] * 3
     for pair, values in zip(pairs, ref):
         pair['ref_logprobs'] = values
-    losses, stats = ns['preference_loss'](logprobs, pairs)
+    losses, statistics = ns['preference_loss'](logprobs, pairs)
     assert losses.dtype == torch.float64
     want, margins = [], []
     for row, (w, x), (rw, rx) in zip(PAIRS, logprobs.tolist(), ref):
@@ -149,50 +149,55 @@ def test_losses_by_hand(monkeypatch, tmp_path, data, flags, by_hand):
         want.append(by_hand(D, M, m, c))
         margins.append(beta * (D if loss_type == 'dpo' else M))
     assert losses.tolist() == pytest.approx(want, rel=1e-12)
-    named = dict(zip(ns['STATS'], stats.tolist()))
-    assert named['dpo/margin'] == pytest.approx(sum(margins), rel=1e-12)
-    assert named['dpo/accuracy'] == sum(x > 0 for x in margins)
-    assert named['dpo/chosen_rewards'] - named['dpo/rejected_rewards'] == pytest.approx(named['dpo/margin'], rel=1e-9)
-    assert named['completion/chosen_len'] == sum(len(r['chosen']) + 1 for r in PAIRS[:3])
+    found = {key: values.tolist() for key, values in statistics.items()}
+    assert found['dpo/margin'] == pytest.approx(margins, rel=1e-12)
+    assert found['dpo/accuracy'] == [x > 0 for x in margins]
+    differences = [c - r for c, r in zip(found['dpo/chosen_rewards'], found['dpo/rejected_rewards'])]
+    assert differences == pytest.approx(margins, rel=1e-9)
+    assert found['dpo/chosen_logps'] == [-3.0, -10.0, -1.0] and found['dpo/rejected_logps'] == [-4.5, -2.0, -1.5]
+    assert found['completion/chosen_len'] == [len(row['chosen']) + 1 for row in PAIRS[:3]]
+    assert found['completion/rejected_len'] == [len(row['rejected']) + 1 for row in PAIRS[:3]]
 
 
 @pytest.mark.parametrize('flags, first', [
     (['--loss_type=dpo', '--beta=0.1'], math.log(2)), (['--loss_type=dpo_norm', '--beta=5'], math.log(2)),
     (['--loss_type=dpo', '--beta=0.1', '--label_smoothing=0.3'], math.log(2)), (['--loss_type=ipo', '--beta=0.1'], 25.0)])
-def test_loss_at_step_0_and_its_gradient(run, tmp_path, data, flags, first):
+def test_loss_at_step_0_and_its_gradient(monkeypatch, tmp_path, data, flags, first):
     """Invariant 9, and that the gradient is not 0 there: two steps on are better than one."""
-    run('dpo.py', *DPO, *flags, data, f'--out_dir={tmp_path / "o"}', '--batch_size=12', '--schedule=constant',
-        '--learning_rate=1e-5')
+    inside(monkeypatch, 'dpo.py', *DPO, *flags, data, f'--out_dir={tmp_path / "o"}', '--batch_size=12', '--schedule=constant',
+           '--learning_rate=1e-5')
     log = read_log(tmp_path / 'o')
     assert log[0]['loss'] == pytest.approx(first, rel=1e-6) and log[0]['grad_norm'] > 1e-3
     assert log[0]['dpo/margin'] == pytest.approx(0, abs=1e-4) and log[2]['loss'] < log[1]['loss'] < log[0]['loss']
 
 
 @pytest.mark.parametrize('flags', [[], ['--loss_type=simpo', '--beta=2', '--sft_coef=0.5']])
-def test_packing_and_ranks_do_not_change_it(run, tmp_path, data, flags):
+def test_packing_and_ranks_do_not_change_it(monkeypatch, run, tmp_path, data, flags):
     """Invariants 3 and 4: one big micro-batch, a pair alone in each, two ranks with unequal shares, one without any."""
-    log = {}
-    for name, more, ranks in (('whole', [], 1), ('alone', ['--micro_batch_tokens=1'], 1), ('two', ['--micro_batch_tokens=80'], 2)):
-        run('dpo.py', *DPO, *flags, *more, data, f'--out_dir={tmp_path / name}', ranks=ranks)
-        log[name] = read_log(tmp_path / name)
-    for name in ('alone', 'two'):
-        for a, b in zip(log['whole'], log[name]):
+    def log_of(name, *more, ranks=1):
+        flags_of_run = ['dpo.py', *DPO, *flags, *more, data, f'--out_dir={tmp_path / name}']
+        if ranks == 1:
+            inside(monkeypatch, *flags_of_run)
+        else:
+            run(*flags_of_run, ranks=ranks)
+        return read_log(tmp_path / name)
+    whole = log_of('whole')
+    for other in (log_of('alone', '--micro_batch_tokens=1'), log_of('two', '--micro_batch_tokens=80', ranks=2)):
+        for a, b in zip(whole, other):
             for key in a:
                 assert key.startswith('perf/') or a[key] == pytest.approx(b[key], rel=2e-4, abs=2e-5), key
     if not flags:
-        run('dpo.py', *DPO, '--batch_size=1', data, f'--out_dir={tmp_path / "1"}')
-        run('dpo.py', *DPO, '--batch_size=1', data, f'--out_dir={tmp_path / "2"}', ranks=2)
-        assert [r['loss'] for r in read_log(tmp_path / '1')] == pytest.approx(
-            [r['loss'] for r in read_log(tmp_path / '2')], rel=1e-5)
+        one, two = log_of('1', '--batch_size=1'), log_of('2', '--batch_size=1', ranks=2)
+        assert [r['loss'] for r in one] == pytest.approx([r['loss'] for r in two], rel=1e-5)
 
 
-def test_reference_logprobs_and_their_cache(monkeypatch, run, start_model, tmp_path, data):
+def test_reference_logprobs_and_their_cache(monkeypatch, start_model, tmp_path, data):
     """Against transformers' own forward; and a cache that does not fit is never used."""
     shutil.copytree(start_model, tmp_path / 'model')
 
     def refs(*flags):
-        ns, _ = script_until_loop(monkeypatch, 'dpo.py', *DPO, f'--model={tmp_path / "model"}', data, '--overwrite=True',
-                                  f'--out_dir={tmp_path / "o"}', *flags)
+        ns = before_loop(monkeypatch, 'dpo.py', *DPO, f'--model={tmp_path / "model"}', data, '--overwrite=True',
+                         f'--out_dir={tmp_path / "o"}', *flags)
         return ns['ref_logprobs']
 
     live, path = refs(), tmp_path / 'o' / 'ref_logprobs.pt'
@@ -236,37 +241,37 @@ def test_reference_logprobs_and_their_cache(monkeypatch, run, start_model, tmp_p
         assert not (refs(*flags) == 7.0).any(), change
 
 
-def test_write_sft_and_pairs_and_train_on_them(run, start_model, tmp_path):
+def test_write_sft_and_pairs_and_train_on_them(monkeypatch, start_model, tmp_path, capfd):
     """sample.py's rows are what dpo.py and sft.py read; right and wrong are where they belong."""
     pairs, weak, rows = (str(tmp_path / name) for name in ('pairs.jsonl', 'weak.jsonl', 'sft.jsonl'))
     common = [f'--model={start_model}', '--data=sums:train', '--limit=60', '--show=0', '--instruction=Add.']
-    done = run('sample.py', *common, '--n=6', '--write=pairs', f'--out={pairs}')
+    inside(monkeypatch, 'sample.py', *common, '--n=6', '--write=pairs', f'--out={pairs}')
     made = [json.loads(line) for line in open(pairs)]
-    assert f'{len(made)} pairs of 60 prompts' in done.stdout and len(made) > 5
+    assert f'{len(made)} pairs of 60 prompts' in capfd.readouterr().out and len(made) > 5
     for row in made:
         assert (row['chosen_reward'], row['rejected_reward']) == (1.0, 0.0)
         assert row['chosen'][0]['content'].rpartition('#### ')[2].strip() == row['truth']
         assert row['prompt'][-1]['content'].endswith('\n\nAdd.')
-    run('dpo.py', *DPO, f'--model={start_model}', f'--data={pairs}', f'--eval_data={pairs}', '--eval_prompts=sums:test',
-        f'--out_dir={tmp_path / "dpo"}', '--learning_rate=1e-4', '--max_steps=8', '--batch_size=8')
+    inside(monkeypatch, 'dpo.py', *DPO, f'--model={start_model}', f'--data={pairs}', f'--eval_data={pairs}',
+           '--eval_prompts=sums:test', f'--out_dir={tmp_path / "dpo"}', '--learning_rate=1e-4', '--max_steps=8', '--batch_size=8')
     log = read_log(tmp_path / 'dpo')
     assert log[-1]['eval/accuracy'] > 0.8 and log[-1]['eval/margin'] > 0 and 'eval/pass@1' in log[-1]
-    run('sample.py', *common, '--n=6', '--write=sft', f'--out={rows}')
+    inside(monkeypatch, 'sample.py', *common, '--n=6', '--write=sft', f'--out={rows}')
     made = [json.loads(line) for line in open(rows)]
     assert made and all(r['completion'].rpartition('#### ')[2].strip() == r['truth'] for r in made)
     assert len({(r['where'], r['completion']) for r in made}) == len(made)
-    run('sft.py', f'--model={start_model}', f'--data={rows}', '--eval_data=', '--eval_prompts=', '--max_steps=1',
-        f'--out_dir={tmp_path / "sft"}', '--batch_size=4')
-    run('sample.py', f'--model={start_model}', '--rejected_model=tiny', '--data=sums:train', '--limit=9', '--n=1',
-        '--write=pairs', '--max_new_tokens=400', f'--out={weak}', '--show=0')
+    inside(monkeypatch, 'sft.py', f'--model={start_model}', f'--data={rows}', '--eval_data=', '--eval_prompts=', '--max_steps=1',
+           f'--out_dir={tmp_path / "sft"}', '--batch_size=4')
+    inside(monkeypatch, 'sample.py', f'--model={start_model}', '--rejected_model=tiny', '--data=sums:train', '--limit=9', '--n=1',
+           '--write=pairs', '--max_new_tokens=400', f'--out={weak}', '--show=0')
     for row in map(json.loads, open(weak)):
         assert row['chosen'] != row['rejected'] and '####' not in row['rejected'][0]['content']
     shutil.copytree(start_model, tmp_path / 'other')
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'other')
     tokenizer.add_tokens(['abc'])
     tokenizer.save_pretrained(tmp_path / 'other')
-    done = run('sample.py', f'--model={start_model}', f'--rejected_model={tmp_path / "other"}', '--write=pairs',
-               f'--out={tmp_path / "x"}', check=False)
-    assert done.returncode == 1 and 'has another vocabulary' in done.stderr
-    done = run('sample.py', '--model=tiny', '--n=1', '--write=pairs', f'--out={tmp_path / "x"}', check=False)
-    assert done.returncode == 1 and '--n=2' in done.stderr
+    with pytest.raises(UserError, match='has another vocabulary'):
+        inside(monkeypatch, 'sample.py', f'--model={start_model}', f'--rejected_model={tmp_path / "other"}', '--write=pairs',
+               f'--out={tmp_path / "x"}')
+    with pytest.raises(UserError, match='--n=2'):
+        inside(monkeypatch, 'sample.py', '--model=tiny', '--n=1', '--write=pairs', f'--out={tmp_path / "x"}')

@@ -6,13 +6,13 @@ import os
 import sys
 import types
 
-import checkpoint
 import data
 import numpy as np
 import pytest
 import rollout
+import run as run_module  # the fixture `run` has its name
 import torch
-from conftest import ROOT, inside, read_log, script_until_loop
+from conftest import ROOT, before_loop, inside, read_log
 from configurator import UserError
 from safetensors.torch import load_file
 from test_scripts import same
@@ -73,7 +73,7 @@ def test_the_streams_of_a_run_do_not_collide(monkeypatch, tmp_path, some_rows, s
     for module in (data, rollout):
         monkeypatch.setattr(module, 'random_stream', recorded)
     for seed in (1, 2 ** 32 + 1):
-        ns, _ = script_until_loop(monkeypatch, script, *RL, *some_rows, f'--seed={seed}', '--eval_prompts=', f'--out_dir={tmp_path}/{seed}')
+        ns = before_loop(monkeypatch, script, *RL, *some_rows, f'--seed={seed}', '--eval_prompts=', f'--out_dir={tmp_path}/{seed}')
         for first in (0, 5):
             ns['rollout'](ns['order'].take(5), first)
     data.shuffled.cache_clear()
@@ -93,7 +93,7 @@ def test_two_seeds_are_two_runs(monkeypatch, tmp_path, start_model):
         ns = inside(monkeypatch, 'grpo.py', f'--model={start_model}', f'--data={tmp_path}/one.jsonl', '--eval_prompts=', '--prompts_per_step=2',
                     '--group_size=8', '--max_steps=2', '--learning_rate=1e-3', '--max_new_tokens=24', '--warmup_steps=0',
                     f'--seed={seed}', f'--out_dir={tmp_path}/{name}')
-        ends[name] = ns['lm'].get_input_embeddings().weight.detach().clone()
+        ends[name] = ns['policy'].model.get_input_embeddings().weight.detach().clone()
     for outcomes, equal in ((texts, lambda x, y: x == y), (ends, torch.equal)):
         assert equal(outcomes['a'], outcomes['b'])
         assert not any(equal(outcomes[x], outcomes[y]) for x, y in itertools.combinations('acde', 2))
@@ -102,8 +102,8 @@ def test_two_seeds_are_two_runs(monkeypatch, tmp_path, start_model):
 def test_two_seeds_are_two_models_from_scratch(monkeypatch, tmp_path, rows):
     models = []
     for i, seed in enumerate((1, 1, 2, 2 ** 32 + 1)):
-        ns, _ = script_until_loop(monkeypatch, 'sft.py', f'--data={rows}', '--eval_data=', '--eval_prompts=', f'--seed={seed}', f'--out_dir={tmp_path}/{i}')
-        models.append((ns['lm'].get_input_embeddings().weight.detach().clone(), ns['order'].take(20)))
+        ns = before_loop(monkeypatch, 'sft.py', f'--data={rows}', '--eval_data=', '--eval_prompts=', f'--seed={seed}', f'--out_dir={tmp_path}/{i}')
+        models.append((ns['policy'].model.get_input_embeddings().weight.detach().clone(), ns['order'].take(20)))
     assert torch.equal(models[0][0], models[1][0]) and models[0][1] == models[1][1]
     for x, y in itertools.combinations(models[1:], 2):
         assert not torch.equal(x[0], y[0]) and x[1] != y[1]
@@ -124,12 +124,12 @@ def test_the_second_model_has_streams_of_its_own(monkeypatch, tmp_path, start_mo
 def test_any_schedule(monkeypatch, tmp_path, some_rows, max_steps, updates, eval_every, checkpoint_every, warmup, schedule):
     """No step past max_steps; the rate never negative, never rising after the warm-up, its minimum last; evaluation and checkpoint at the
     first end of a rollout at or after each multiple; a checkpoint before every evaluation."""
-    out, saves, save = f'{tmp_path}/x', [], checkpoint.save_state
+    out, saves, save = f'{tmp_path}/x', [], run_module.save_state
 
     def recorded(out_dir, rank, own, shared, barrier):
         saves.append((shared['step'], len(evaluations(out))))
         save(out_dir, rank, own, shared, barrier)
-    monkeypatch.setattr(checkpoint, 'save_state', recorded)
+    monkeypatch.setattr(run_module, 'save_state', recorded)
     inside(monkeypatch, 'grpo.py', *RL, *some_rows, f'--max_steps={max_steps}', f'--updates_per_rollout={updates}', f'--eval_every={eval_every}',
            f'--checkpoint_every={checkpoint_every}', f'--warmup_steps={warmup}', f'--schedule={schedule}', '--learning_rate=1e-3',
            '--min_learning_rate=1e-4', f'--out_dir={out}')
@@ -291,23 +291,28 @@ def test_mismatch_is_that_of_the_policy_that_sampled(monkeypatch, tmp_path, some
 @pytest.mark.parametrize('denominator', ['tokens', 'sequences', 'constant'])
 def test_a_completion_weighs_the_same_in_every_share(monkeypatch, tmp_path, some_rows, script, denominator):
     """Five prompts, three updates: shares of 2, 2 and 1 groups. By hand: 1 / (all tokens / 3) and so on."""
-    ns, _ = script_until_loop(monkeypatch, script, *RL, *some_rows, f'--loss_denominator={denominator}', '--beta=0.1', f'--out_dir={tmp_path}/x')
+    ns = before_loop(monkeypatch, script, *RL, *some_rows, f'--loss_denominator={denominator}', '--beta=0.1', f'--out_dir={tmp_path}/x')
     groups = ns['rollout'](list(range(5)), 0)
-    if script == 'hpt.py':  # two of the five learn their demonstration
+    sizes = [len(completion.ids) for group in groups for completion in group.completions]
+    expected = {'tokens': [3 / sum(sizes)], 'constant': [3 / (4 * 15)], 'sequences': [3 / (15 * n) for n in set(sizes)]}[denominator]
+    demonstrated = 0  # tokens
+    if script == 'hpt.py':
         for i, group in enumerate(groups):
-            group['taught'] = i in (1, 2)  # of different shares
-            assert group['prompt']['demonstration']
-    sizes = [len(c['ids']) for g in groups for c in g['completions']]
-    shown = sum(len(g['prompt']['demonstration']) for g in groups if g.get('taught'))
+            group.learns_demonstration = i in (1, 2)  # two of the five, of different shares
+            if group.learns_demonstration:
+                demonstrated += len(group.prompt['demonstration'])
+    found = 0
     for share in range(3):
-        micro_batches = ns['micro_batches_of'](groups[share::3], groups, 3)
-        weights = torch.cat([m['weight'] for m in micro_batches])
-        if script == 'hpt.py':
-            taught = torch.cat([m['weight'][m['shown']] for m in micro_batches])
-            assert torch.allclose(taught, torch.tensor(3 / shown))
-            weights = torch.cat([m['weight'][~m['shown']] for m in micro_batches])
-        expected = {'tokens': [3 / sum(sizes)], 'constant': [3 / (4 * 15)], 'sequences': [3 / (15 * n) for n in set(sizes)]}[denominator]
-        assert all(min(abs(w - e) for e in expected) < 1e-7 for w in weights.tolist())
+        for micro in ns['micro_batches_of'](groups[share::3], groups, 3):
+            weights = micro['weight']
+            if script == 'hpt.py':
+                of_demonstrations = weights[micro['is_demonstration']]
+                assert torch.allclose(of_demonstrations, torch.tensor(3 / demonstrated))
+                weights = weights[~micro['is_demonstration']]
+                found += len(of_demonstrations)
+            assert all(min(abs(w - e) for e in expected) < 1e-7 for w in weights.tolist())
+            found += len(weights)
+    assert found == sum(sizes) + demonstrated
 
 
 def test_samples_count_completions(monkeypatch, tmp_path, some_rows):
@@ -318,11 +323,13 @@ def test_samples_count_completions(monkeypatch, tmp_path, some_rows):
 def test_hpts_tokens_hold_demonstrations(monkeypatch, tmp_path, some_rows):
     inside(monkeypatch, 'hpt.py', *RL, *some_rows, '--eval_prompts=', '--max_steps=1', '--gamma=1', f'--out_dir={tmp_path}/x')
     (record,) = trainings(f'{tmp_path}/x')
-    ns, _ = script_until_loop(monkeypatch, 'hpt.py', *RL, *some_rows, f'--out_dir={tmp_path}/y')
+    ns = before_loop(monkeypatch, 'hpt.py', *RL, *some_rows, f'--out_dir={tmp_path}/y')
     prompts = ns['prompts']
-    completions = sum(len(c['ids']) for g in ns['rollout'](ns['order'].take(5), 0) for c in g['completions'])
-    asked, shown = (sum(len(p[key]) for p in prompts) for key in ('ids', 'demonstration'))
-    assert record['tokens'] == 3 * asked + completions + asked + shown
+    groups = ns['rollout'](ns['order'].take(5), 0)
+    completions = sum(len(completion.ids) for group in groups for completion in group.completions)
+    in_prompts = sum(len(prompt['ids']) for prompt in prompts)
+    in_demonstrations = sum(len(prompt['demonstration']) for prompt in prompts)
+    assert record['tokens'] == 3 * in_prompts + completions + in_prompts + in_demonstrations
 
 
 def test_maj_is_left_out_where_nothing_can_be_voted_on(monkeypatch, tmp_path, start_model, some_rows, capfd):

@@ -1,4 +1,4 @@
-"""sft.py's, dpo.py's and grpo.py's own lines against TRL's trainers on the same tiny model and batch: loss and gradient.
+"""sft.py's, dpo.py's and grpo.py's own functions against TRL's trainers on the same tiny model and batch: loss and gradient.
 
 Where definitions differ (not compared): TRL averages the SFT loss of one process over its own micro-batches unless
 num_items_in_batch is given (given here); its GRPO default counts tokens as we do ('dapo'); its clip_high defaults to
@@ -13,11 +13,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, script_until_loop
+from conftest import ROOT, before_loop
 from transformers import AutoModelForCausalLM
 
 trl = pytest.importorskip('trl')
 datasets = pytest.importorskip('datasets')
+
+
+def gradients_of(model):
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def move_away(policy):
+    """Changes every weight a little, in the same way each time."""
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
 
 
 def close(ours, theirs, loss, their_loss):
@@ -36,30 +47,24 @@ def common(tmp_path):
 @pytest.mark.parametrize('denominator, loss_type, beta', [
     ('tokens', 'dapo', 0.0), ('sequences', 'grpo', 0.0), ('constant', 'dr_grpo', 0.0), ('tokens', 'dapo', 0.2)])
 def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
-    ns, block = script_until_loop(
+    ns = before_loop(
         monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
         f'--loss_denominator={denominator}', f'--beta={beta}', '--temperature=0.8', '--max_new_tokens=24')
-    groups = [g for g in ns['rollout'](list(range(24)), 0) if g['spread']]  # the others are left out of our update
+    groups = [group for group in ns['rollout'](list(range(24)), 0) if group.has_spread]  # the others are left out of our update
     assert len(groups) > 4
-    ns['micro_batches'] = ns['micro_batches_of'](groups)
-    old = {}
+    (micro,) = ns['micro_batches_of'](groups)
     with torch.no_grad():
-        for p in ns['raw'].parameters():  # away from the start model, so that ratio and KL are not trivial
-            p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-        for micro in ns['micro_batches']:
-            packed = micro['ids'], micro['lengths'], micro['index'], 0.8, micro['parents']
-            old_logprobs, _ = ns['raw'](*packed)
-            micro['old_logprobs'] = old_logprobs + 0.3 * torch.sin(torch.arange(len(old_logprobs)))  # some clipped
-            for k, i in enumerate(micro['doc'].tolist()):
-                old.setdefault(i, []).append(micro['old_logprobs'][k])
-            if beta:
-                micro['ref_logprobs'], _ = ns['reference'](*packed)
-                # TRL's exp(d) - d - 1 loses its digits where d is small: away from there (ours is expm1(d) - d)
-                micro['ref_logprobs'] += 0.5 * torch.cos(torch.arange(len(old_logprobs)))
-    assert len(ns['micro_batches']) == 1
-    micro = ns['micro_batches'][0]
-    exec(block, ns)
-    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+        move_away(ns['policy'])  # from the start model, so that ratio and KL are not trivial
+        old_logprobs, _ = ns['forward'](ns['policy'], micro)
+        n = len(old_logprobs)
+        micro['old_logprobs'] = old_logprobs + 0.3 * torch.sin(torch.arange(n))  # some clipped
+        if beta:
+            micro['ref_logprobs'], _ = ns['forward'](ns['reference'], micro)
+            # TRL's exp(d) - d - 1 loses its digits where d is small: away from there (ours is expm1(d) - d)
+            micro['ref_logprobs'] += 0.5 * torch.cos(torch.arange(n))
+    statistics = ns['accumulate_gradients']([micro])
+    assert 0 < statistics['clipped'] < n
+    ours = gradients_of(ns['policy'])
 
     # the same documents, padded, through TRL
     starts = torch.tensor(micro['lengths']).cumsum(0) - torch.tensor(micro['lengths'])
@@ -70,14 +75,14 @@ def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
     prompts, completions, olds, refs = [], [], [], []
     children = [s for s, parent in enumerate(micro['parents']) if parent >= 0]  # segments: prompts, and completions of them
     for d, segment in enumerate(children):
-        own, parent = micro['index'][micro['doc'] == d], micro['parents'][segment]
+        own, parent = micro['doc'] == d, micro['parents'][segment]
         prompts.append(micro['ids'][starts[parent]:starts[parent] + micro['lengths'][parent]])
         completions.append(micro['ids'][starts[segment]:starts[segment] + micro['lengths'][segment]])
-        olds.append(torch.stack(old[d]))
-        refs.append(micro['ref_logprobs'][micro['doc'] == d] if beta else torch.zeros(len(own)))
+        olds.append(micro['old_logprobs'][own])
+        refs.append(micro['ref_logprobs'][own] if beta else torch.zeros(int(own.sum())))
     advantages = torch.stack([micro['advantage'][micro['doc'] == d][0] for d in range(len(prompts))])
     lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
-    lm.load_state_dict(ns['lm'].state_dict())
+    lm.load_state_dict(ns['policy'].model.state_dict())
     args = trl.GRPOConfig(**common(tmp_path), loss_type=loss_type, beta=beta, temperature=0.8, epsilon=0.2,
                           epsilon_high=0.28, max_completion_length=24, num_generations=8,
                           per_device_train_batch_size=8, model_init_kwargs=None)
@@ -93,17 +98,18 @@ def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
     lm.train()
     loss = trainer.compute_loss(lm, inputs)
     loss.backward()
-    close(ours, [p.grad for p in lm.parameters()], ns['sums'][0].item(), loss.item())
+    close(ours, gradients_of(lm), statistics['loss'], loss.item())
 
 
 def test_sft(monkeypatch, start_model, tmp_path):
-    ns, block = script_until_loop(monkeypatch, 'sft.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}',
-                                  '--eval_data=', '--eval_prompts=')
+    ns = before_loop(monkeypatch, 'sft.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}',
+                     '--eval_data=', '--eval_prompts=', '--micro_batch_tokens=100')
     batch = [ns['examples'][i] for i in ns['order'].take(16)]
-    ns.update(mine=batch, bins=ns['pack']([len(e['ids']) for e in batch], 100), device='cpu',
-              supervised=sum(int(e['mask'].sum()) for e in batch))
-    exec(block, ns)
-    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+    micro_batches = ns['micro_batches_of'](batch)
+    assert len(micro_batches) > 1
+    supervised_tokens = ns['supervised_tokens_of'](batch)
+    our_loss = ns['accumulate_gradients'](micro_batches, supervised_tokens)
+    ours = gradients_of(ns['policy'])
     lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
     rows = datasets.Dataset.from_list([{'input_ids': e['ids'].tolist(), 'labels': [
         int(i) if m else -100 for i, m in zip(e['ids'], e['mask'])]} for e in batch])
@@ -115,9 +121,9 @@ def test_sft(monkeypatch, start_model, tmp_path):
     inputs = {'input_ids': pad([e['ids'].tolist() for e in batch], 0), 'labels': pad(rows['labels'], -100),
               'attention_mask': pad([[1] * len(e['ids']) for e in batch], 0)}
     lm.train()
-    loss = trainer.compute_loss(lm, inputs, num_items_in_batch=torch.tensor(ns['supervised']))
+    loss = trainer.compute_loss(lm, inputs, num_items_in_batch=torch.tensor(supervised_tokens))
     loss.backward()
-    close(ours, [p.grad for p in lm.parameters()], ns['loss'].item(), loss.item())
+    close(ours, gradients_of(lm), our_loss, loss.item())
 
 
 @pytest.mark.parametrize('loss_type, theirs, beta, pairs, more', [
@@ -125,34 +131,31 @@ def test_sft(monkeypatch, start_model, tmp_path):
     ('dpo', ['sigmoid', 'sft'], 0.1, 1, ['--sft_coef=0.7'])])
 def test_dpo(monkeypatch, start_model, tmp_path, loss_type, theirs, beta, pairs, more):
     path = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
-    ns, block = script_until_loop(
-        monkeypatch, 'dpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
+    ns = before_loop(
+        monkeypatch, 'dpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=', '--micro_batch_tokens=300',
         f'--data={path}', f'--loss_type={loss_type}', f'--beta={beta}', f'--batch_size={pairs}', *more)
-    mine = ns['pairs'][:pairs]
-    with torch.no_grad():
-        for p in ns['raw'].parameters():  # away from the reference, so that the ratios are not 1
-            p.add_(0.002 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    ns.update(mine=mine, bins=ns['pack']([len(pair['ids']) for pair in mine], 300))
-    exec(block, ns)
-    ours = [p.grad.clone() for p in ns['lm'].parameters()]
+    batch = ns['pairs'][:pairs]
+    move_away(ns['policy'])  # from the reference, so that the ratios are not 1
+    our_loss, _ = ns['accumulate_gradients'](ns['micro_batches_of'](batch))
+    ours = gradients_of(ns['policy'])
     lm = AutoModelForCausalLM.from_pretrained(start_model, attn_implementation='sdpa', dtype=torch.float32)
     args = trl.DPOConfig(**common(tmp_path), per_device_train_batch_size=pairs, beta=beta, loss_type=theirs,
                          loss_weights=[1.0, 0.7][:len(theirs)], precompute_ref_log_probs=True, max_length=2000)
     rows = datasets.Dataset.from_list([{'prompt': 'a', 'chosen': 'b', 'rejected': 'c'}])
     trainer = trl.DPOTrainer(lm, args=args, train_dataset=rows, processing_class=ns['tokenizer'])
-    lm.load_state_dict(ns['lm'].state_dict())
-    documents = [pair['docs'][side] for side in (0, 1) for pair in mine]  # chosen first, then rejected, each whole
+    lm.load_state_dict(ns['policy'].model.state_dict())
+    documents = [pair['docs'][side] for side in (0, 1) for pair in batch]  # chosen first, then rejected, each whole
     longest = max(len(prompt) + len(ids) for ids, _, prompt in documents)
     pad = lambda row: torch.tensor([*row, *[0] * (longest - len(row))])  # noqa: E731
     inputs = {'input_ids': torch.stack([pad([*prompt, *ids]) for ids, _, prompt in documents]),
               'attention_mask': torch.stack([pad([1] * (len(prompt) + len(ids))) for ids, _, prompt in documents]),
               'completion_mask': torch.stack([pad([0] * len(prompt) + [1] * len(ids)) for ids, _, prompt in documents])}
     for i, side in enumerate(('chosen', 'rejected')):
-        inputs[f'ref_{side}_logps'] = torch.tensor([pair['ref_logprobs'][i] for pair in mine])
+        inputs[f'ref_{side}_logps'] = torch.tensor([pair['ref_logprobs'][i] for pair in batch])
     lm.train()
     loss = trainer.compute_loss(lm, inputs)
     loss.backward()
-    close(ours, [p.grad for p in lm.parameters()], ns['loss'].item(), loss.item())
+    close(ours, gradients_of(lm), our_loss, loss.item())
 
 
 @pytest.mark.parametrize('loss_type, beta, gamma, smoothing', [('simpo', 2.0, 0.6, 0.0), ('simpo', 2.0, 0.6, 0.1), ('dpo', 0.1, 0.0, 0.2)])
@@ -160,9 +163,9 @@ def test_simpo_and_cdpo(monkeypatch, tmp_path, loss_type, beta, gamma, smoothing
     """preference_loss against the loss of TRL's CPO trainer, which wants means for SimPO, sums for the other."""
     cpo = pytest.importorskip('trl.experimental.cpo').CPOTrainer
     path = os.path.join(ROOT, 'tests/data/gsm8k_preference_sample.jsonl')
-    ns, _ = script_until_loop(monkeypatch, 'dpo.py', '--model=tiny', f'--out_dir={tmp_path / "o"}', '--eval_prompts=',
-                              f'--data={path}', f'--loss_type={loss_type}', f'--beta={beta}',
-                              f'--label_smoothing={smoothing}', f'--gamma_beta_ratio={gamma / beta}')
+    ns = before_loop(monkeypatch, 'dpo.py', '--model=tiny', f'--out_dir={tmp_path / "o"}', '--eval_prompts=',
+                     f'--data={path}', f'--loss_type={loss_type}', f'--beta={beta}',
+                     f'--label_smoothing={smoothing}', f'--gamma_beta_ratio={gamma / beta}')
     pairs = ns['pairs'][:4]
     for pair in pairs:
         pair['ref_logprobs'] = [0.0, 0.0]
@@ -171,4 +174,5 @@ def test_simpo_and_cdpo(monkeypatch, tmp_path, loss_type, beta, gamma, smoothing
     knobs = SimpleNamespace(alpha=0.0, beta=beta, loss_type='simpo' if loss_type == 'simpo' else 'sigmoid', simpo_gamma=gamma,
                             label_smoothing=smoothing, accelerator=SimpleNamespace(device='cpu'))
     theirs, *_ = cpo.cpo_loss(knobs, *(logprobs / (tokens if loss_type == 'simpo' else 1)).T)
-    assert torch.allclose(ns['preference_loss'](logprobs, pairs)[0], theirs, rtol=1e-12)
+    losses, _ = ns['preference_loss'](logprobs, pairs)
+    assert torch.allclose(losses, theirs, rtol=1e-12)

@@ -5,71 +5,78 @@ Not part of the suite; tests/test_exercises.py sees each fail before and pass af
 import json
 import math
 import os
-import types
 
+import data
+import numpy as np
 import pytest
 import test_data
 import torch
-from conftest import ROOT, script_until_loop
+from conftest import ROOT, before_loop
 from verify import verify
 
 
 @pytest.fixture()
 def load(monkeypatch, tmp_path):
-    """A script up to its loop, on four sums, groups of four; and the source of its loss."""
+    """load(script, *flags): its names before the loop, on four sums."""
     rows = [{'prompt': f'{i}+4', 'answer': str(i + 4), 'demonstration': f'{i} {i + 4} #### {i + 4}', 'dataset': 'sums',
              'chosen': f'{i} {i + 4} #### {i + 4}', 'rejected': '#### 99'} for i in range(4)]
     (tmp_path / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    return lambda script, *flags: script_until_loop(
+    return lambda script, *flags: before_loop(
         monkeypatch, script, '--model=tiny', f'--data={tmp_path}/rows.jsonl', '--eval_prompts=', f'--out_dir={tmp_path}/run', *flags)
 
 
 def judged(ns, *rewards):
-    """What rollout() makes of a group with these rewards."""
-    scores = iter(rewards)
-    ns.update(generate=lambda lm, prompts, n, *_, **__: [
+    """The Group that rollout() makes of four completions with these rewards."""
+    left = iter(rewards)
+    ns.update(generate=lambda model, prompts, n, *_, **__: [
         [{'ids': [5], 'logprobs': torch.zeros(1), 'stopped': True} for _ in range(n)] for _ in prompts],
-        verify_all=lambda items: [(float(next(scores)), False) for _ in items])
-    return ns['rollout']([0], 0)[0]
+        verify_all=lambda tasks: [(float(next(left)), False) for _ in tasks])
+    (group,) = ns['rollout']([0], 0)
+    return group
+
+
+def advantages(group):
+    return [float(completion.advantage) for completion in group.completions]
 
 
 def test_mask(monkeypatch):
     """answer.txt names a test of tests/test_data.py that passes, and fails when the end of turn is not trained."""
     with open(os.path.join(ROOT, 'answer.txt')) as f:
-        spoke = getattr(test_data, f.read().strip())
-    spoke()  # data.py itself is whole again
-    with open(os.path.join(ROOT, 'data.py')) as f:
-        source = f.read()
-    assert source.count('mask[a:b + 1] = True') == 1
-    broken = types.ModuleType('broken')
-    exec(source.replace('mask[a:b + 1] = True', 'mask[a:b] = True'), broken.__dict__)
-    monkeypatch.setattr(test_data, 'sft_examples', broken.sft_examples)
+        named_test = getattr(test_data, f.read().strip())
+    named_test()  # data.py itself is whole again
+    whole = data.trained
+
+    def without_ends(*arguments):
+        mask = whole(*arguments)
+        before_unsupervised = ~np.append(mask[1:], False)
+        return mask & ~before_unsupervised
+    monkeypatch.setattr(data, 'trained', without_ends)
     with pytest.raises(AssertionError):
-        spoke()
+        named_test()
 
 
 def test_rloo(load):
     """A completion's baseline is the mean of the other three."""
-    ns, _ = load('grpo.py', '--group_size=4', '--advantage_std=False')
-    assert judged(ns, 1, 0, 0, 1)['advantages'].tolist() == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
-    assert judged(ns, 1, 0, 0, 0)['advantages'].tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
-    assert judged(ns, 1, 1, 1, 1)['advantages'].tolist() == [0, 0, 0, 0]
+    ns = load('grpo.py', '--group_size=4', '--advantage_std=False')
+    assert advantages(judged(ns, 1, 0, 0, 1)) == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
+    assert advantages(judged(ns, 1, 0, 0, 0)) == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert advantages(judged(ns, 1, 1, 1, 1)) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize('ratio, advantage, objective, gradient', [
     (10.0, -1.0, -3.0, False),  # only this is new: min(-10, -1.28) = -10, and not below 3 x the advantage
     (2.0, -1.0, -2.0, True), (10.0, 1.0, 1.28, False), (1.1, 1.0, 1.1, True), (0.5, -1.0, -0.8, False)])
 def test_dualclip(load, ratio, advantage, objective, gradient):
-    ns, block = load('grpo.py')
-    group = {'prompt': ns['prompts'][0], 'advantages': torch.tensor([advantage]),
-             'completions': [{'ids': [5, 6, 7], 'logprobs': torch.zeros(3), 'stopped': True}]}
-    ns['micro_batches'] = (micro,) = ns['micro_batches_of']([group])
+    ns = load('grpo.py')
+    prompt = ns['prompts'][0]
+    completion = ns['Completion'](prompt['ids'], [5, 6, 7], torch.zeros(3), stopped=True, text='', advantage=advantage)
+    (micro,) = ns['micro_batches_of']([ns['Group'](prompt, [completion])])
     with torch.no_grad():
-        logprobs, _ = ns['policy'](micro['ids'], micro['lengths'], micro['index'], 1.0, micro['parents'])
+        logprobs, _ = ns['forward'](ns['policy'], micro)
     micro['old_logprobs'] = logprobs - math.log(ratio)
-    exec(block, ns)
-    assert ns['sums'][0].item() == pytest.approx(-objective, rel=1e-5)  # the mean over three tokens
-    assert (max(p.grad.abs().max().item() for p in ns['lm'].parameters()) > 1e-6) == gradient
+    statistics = ns['accumulate_gradients']([micro])
+    assert statistics['loss'] == pytest.approx(-objective, rel=1e-5)  # the mean over three tokens
+    assert (max(p.grad.abs().max().item() for p in ns['policy'].parameters()) > 1e-6) == gradient
 
 
 def test_penalty():
@@ -82,7 +89,7 @@ def test_penalty():
 
 def test_hinge(load):
     """--loss_type=hinge: max(0, 1 - beta x the difference of the summed log-ratios)."""
-    ns, _ = load('dpo.py', '--loss_type=hinge', '--beta=0.1', '--eval_data=')
+    ns = load('dpo.py', '--loss_type=hinge', '--beta=0.1', '--eval_data=')
     pairs = ns['pairs'][:3]
     for pair, reference in zip(pairs, ([-2.0, -2.5], [-9.0, -4.0], [-1.0, -21.0])):
         pair['ref_logprobs'] = reference
@@ -96,7 +103,8 @@ def test_hinge(load):
 
 def test_gate(load):
     """hpt.py's threshold falls in a straight line from gamma at the first step to 0 at the last."""
-    ns, _ = load('hpt.py', '--group_size=4', '--gamma=0.5', '--max_steps=100')
-    for step, solved, taught in ((0, 2, True), (0, 3, False), (40, 1, True), (60, 1, False), (49, 1, True), (99, 0, True)):
+    ns = load('hpt.py', '--group_size=4', '--gamma=0.5', '--max_steps=100')
+    for step, right, learned in ((0, 2, True), (0, 3, False), (40, 1, True), (60, 1, False), (49, 1, True), (99, 0, True)):
         ns['step'] = step
-        assert judged(ns, *[1] * solved, *[0] * (4 - solved))['taught'] == taught, (step, solved)
+        group = judged(ns, *[1] * right, *[0] * (4 - right))
+        assert group.learns_demonstration == learned, (step, right)
