@@ -98,14 +98,14 @@ speed: .venv/dev
 	  "generate --against=transformers --new_tokens=128 --fill=0.4" \
 	  "generate --against=transformers --new_tokens=128 --fill=0.4 --prompt_tokens=448" \
 	  "generate --against=continuous --new_tokens=128 --rounds=3" memory scale verify; do \
-	  echo "python bench.py --what=$$flags"; $(RUN) bench.py --what=$$flags 2>/dev/null; done \
+	  echo "python -m tools.bench --what=$$flags"; $(RUN) -m tools.bench --what=$$flags 2>/dev/null; done \
 	  | grep -v '^--' | tee docs/speed.txt
 
 ablations: out/tiny_base/model.safetensors
 	$(RUN) docs/ablations/run.py
 
 results: .venv/run
-	$(RUN) results.py
+	$(RUN) -m tools.results
 
 test: .venv/dev
 	@echo "9 to 14 minutes on 2 cores"

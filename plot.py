@@ -8,8 +8,8 @@ LABEL=PATTERN is one line in each panel, its files are seeds: the line is their 
 deviation. A file is a script's log.jsonl, or sample.py's completions. Of completions a table is printed:
 pass@1 by difficulty, its standard error over prompts (several files: the standard deviation over files), the
 gain from the first label to the last, and that of each label over the one before. A file without a label
-holds many runs: `method` and `seed` of each line say which (results.py's). Panels are those that the files
-have something for; PNG, SVG or PDF by the name.
+holds many runs: `method` and `seed` of each line say which (tools/results.py's). Panels are those that the
+files have something for; PNG, SVG or PDF by the name.
 """
 import glob
 import json

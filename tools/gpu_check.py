@@ -1,6 +1,6 @@
 """What nanopost does on a GPU: is it right, how fast is it, where does the time go.
 
-    bash tools/gpu_check.sh 450                     # what one calls: at most 450 seconds
+    bash tools/gpu_check.sh 450                     # the usual call: at most 450 seconds
     python -m tools.gpu_check 200 attention,graphs  # some items
 
 GPU time comes in minutes, so everything is imported once and each item then runs in a forked process with a
@@ -74,16 +74,20 @@ def microseconds(run, repeats=20, warm_up=3):
     for _ in range(warm_up):
         run()
     if DEVICE == 'cpu':
-        return float(np.median([milliseconds_of_one(run) * 1e3 for _ in range(repeats)]))
+        times = [milliseconds_of_one(run) * 1e3 for _ in range(repeats)]
+        return float(np.median(times))
+    # the GPU is asked once, after all calls: waiting for each would add the time to launch it
     pairs = []
     for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
         start.record()
         run()
         end.record()
         pairs.append((start, end))
     synchronize()
-    return float(np.median([start.elapsed_time(end) * 1e3 for start, end in pairs]))
+    times = [start.elapsed_time(end) * 1e3 for start, end in pairs]
+    return float(np.median(times))
 
 
 def memory_figures():
@@ -100,9 +104,10 @@ def reset_peak():
 
 
 def bench(*flags):
-    """bench.py's names with these flags set; nothing is measured yet."""
+    """tools/bench.py's names with these flags set; nothing is measured yet."""
     sys.argv = ['bench.py', *flags]
-    return runpy.run_path(os.path.join(ROOT, 'bench.py'), run_name='bench')
+    # a fresh namespace for every set of flags; its name is not __main__, so that no bench begins
+    return runpy.run_path(os.path.join(ROOT, 'tools', 'bench.py'), run_name='bench')
 
 
 def profile(name, run, kernels=14):
@@ -114,10 +119,12 @@ def profile(name, run, kernels=14):
         run()
         synchronize()
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
-    total = sum(event.self_device_time_total for event in events) or 1
+    total = sum(event.self_device_time_total for event in events)
     for event in events[:kernels]:
+        microseconds_of_kernel = event.self_device_time_total
+        # a comma would end a figure in results.txt; on a CPU all times are 0
         note(name, kernel=event.key[:70].replace(',', ';'), calls=event.count,
-             ms=event.self_device_time_total / 1e3, share=event.self_device_time_total / total)
+             ms=microseconds_of_kernel / 1e3, share=microseconds_of_kernel / max(1, total))
 
 
 # --- ceilings, correctness ----------------------------------------------------
@@ -179,21 +186,33 @@ def attention():
         (64, 8, 2, 1024, 1280), (256, 8, 2, 1024, 1280), (64, 8, 4, 1024, 1280), (64, 8, 4, 4096, 4352)]
     for rows, kv_heads, heads_per_key, filled, length in shapes:
         decode_attention(rows, kv_heads, heads_per_key, filled, length)
-    for name, lengths, parents in [
-            ('16 documents of 1024', [1024] * 16, None),
-            ('8 prompts of 512 with 8 completions of 192', ([512] + [192] * 8) * 8,
-             sum(([-1] + [9 * i] * 8 for i in range(8)), []))]:
-        packed_attention(name, [n // 16 for n in lengths] if SMOKE else lengths, parents)
+
+    shrink = 16 if SMOKE else 1
+    packed_attention('16 documents of 1024', [1024 // shrink] * 16, None)
+    # each prompt is followed by its completions, whose parent is its index
+    lengths = []
+    parents = []
+    for _ in range(8):
+        parent = len(lengths)
+        lengths += [512 // shrink] + [192 // shrink] * 8
+        parents += [-1] + [parent] * 8
+    packed_attention('8 prompts of 512 with 8 completions of 192', lengths, parents)
 
 
 def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128):
-    half, scaling = torch.bfloat16, head_dim ** -0.5
-    q = torch.randn(rows, kv_heads * heads_per_key, head_dim, device=DEVICE, dtype=half)
-    k, v = (torch.randn(rows, length, kv_heads, head_dim, device=DEVICE, dtype=half) for _ in range(2))
+    """One token of each row against a KV cache of `filled` tokens, in every way that torch has.
+
+    What a way does not support is a line of results.txt too.
+    """
+    options = dict(device=DEVICE, dtype=torch.bfloat16)
+    scaling = head_dim ** -0.5
+    q = torch.randn(rows, kv_heads * heads_per_key, head_dim, **options)
+    k = torch.randn(rows, length, kv_heads, head_dim, **options)
+    v = torch.randn(rows, length, kv_heads, head_dim, **options)
     used = torch.full((rows,), filled, device=DEVICE, dtype=torch.int32)
-    mask = torch.zeros(rows, filled, device=DEVICE, dtype=half)
+    mask = torch.zeros(rows, filled, **options)
     truth = M.cached_sdpa(q.float(), k.float(), v.float(), used, mask.float(), scaling)
-    keys_and_values = 2 * rows * filled * kv_heads * head_dim * 2  # bytes
+    bytes_read = 2 * rows * filled * kv_heads * head_dim * q.itemsize  # keys and values
 
     def by(backend, filled=filled):
         with sdpa_kernel(backend):
@@ -216,19 +235,23 @@ def decode_attention(rows, kv_heads, heads_per_key, filled, length, head_dim=128
             first = milliseconds_of_one(run)
             error = ((run().float() - truth).norm() / truth.norm()).item()
             took = microseconds(run)
+            share = bytes_read / (took * 1e-6) / BANDWIDTH
             more = {}
             if name == 'SDPA cudnn':  # what a mask of another length costs
                 more['new_length_ms'] = milliseconds_of_one(lambda: cudnn(filled - 1))
             note('decode attention', **case, way=name, us=took, error=error, first_ms=first,
-                 of_bandwidth=keys_and_values / (took * 1e-6) / BANDWIDTH, **more)
+                 of_bandwidth=share, **more)
         except Exception as problem:  # a backend may not take the shape: that is a result
             note('decode attention', **case, way=name, failed=M.first_line(problem)[:100])
 
 
 def packed_attention(name, lengths, parents):
+    """Training attention over a packed row of these documents, forward and with backward."""
     documents = M.Documents(lengths, torch.device(DEVICE), parents)
-    q, k, v = (torch.randn(sum(lengths), heads, 128, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-               for heads in (16, 8, 8))
+    options = dict(device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    q = torch.randn(sum(lengths), 16, 128, **options)
+    k = torch.randn(sum(lengths), 8, 128, **options)
+    v = torch.randn(sum(lengths), 8, 128, **options)
     for way in (M.packed_varlen, M.packed_sdpa):
         try:
             def forward(way=way):
@@ -238,34 +261,40 @@ def packed_attention(name, lengths, parents):
                 out = forward()
                 return torch.autograd.grad(out, (q, k, v), out)
             first = milliseconds_of_one(forward)
-            note('packed attention', row=name, way=way.__name__, forward_us=microseconds(forward, 10),
-                 forward_and_backward_us=microseconds(both, 10), first_ms=first)
+            forward_us = microseconds(forward, 10)
+            both_us = microseconds(both, 10)
+            note('packed attention', row=name, way=way.__name__, forward_us=forward_us,
+                 forward_and_backward_us=both_us, first_ms=first)
         except Exception as problem:
             note('packed attention', row=name, way=way.__name__, failed=M.first_line(problem)[:100])
 
 
 # --- rollout ------------------------------------------------------------------
 def rollout_model(space, prompts, prompt_tokens):
-    """bench.py's model with random lengths, and prompts."""
-    lm = space['stopping'](space['load_model'](space['name'], DEVICE))
-    return lm, [list(text.encode()) for text in space['texts']([prompt_tokens] * prompts)]
+    """bench's model, whose completions have random lengths, and the token ids of random prompts."""
+    model = space['stopping'](space['load_model'](space['model_name'], DEVICE))
+    texts = space['texts']([prompt_tokens] * prompts)
+    return model, [list(text.encode()) for text in texts]
 
 
-def call_generate(space, lm, prompts, group_size):
+def call_generate(space, model, prompts, group_size):
+    seeds = list(range(len(prompts)))
     with torch.autocast(DEVICE, torch.bfloat16, cache_enabled=False):
-        return R.generate(lm, prompts, group_size, space['new_tokens'], 1.0, [space['stop']],
-                          list(range(len(prompts))), kv_cache_gb=1.0 if SMOKE else 40.0)
+        return R.generate(model, prompts, group_size, space['new_tokens'], 1.0, [space['stop_id']],
+                          seeds, kv_cache_gb=1.0 if SMOKE else 40.0)
 
 
 def generate(shape, rows, prompt_tokens=768, new_tokens=512):
-    """bench.py --what=generate: tokens a second and the share of the copy rate."""
+    """bench --what=generate: tokens a second and the share of the copy rate."""
     def run():
         if SMOKE:
-            bench('--rows=8', '--new_tokens=8', '--rounds=1')['bench_generate']()
+            space = bench('--rows=8', '--new_tokens=8', '--rounds=1')
+            space['bench_generate']()
             return
         reset_peak()
-        bench(f'--shape={shape}', f'--rows={rows}', f'--prompt_tokens={prompt_tokens}',
-              f'--new_tokens={new_tokens}', '--rounds=1')['bench_generate']()
+        space = bench(f'--shape={shape}', f'--rows={rows}', f'--prompt_tokens={prompt_tokens}',
+                      f'--new_tokens={new_tokens}', '--rounds=1')
+        space['bench_generate']()
         note(f'generate {shape} {rows} rows', **memory_figures())
     return run
 
@@ -273,7 +302,24 @@ def generate(shape, rows, prompt_tokens=768, new_tokens=512):
 def graphs():
     """A long tail of lengths: what recording graphs costs; and does the sampler agree with the trainer."""
     space = bench(f'--shape={SMALL}', '--fill=0.4', f'--new_tokens={24 if SMOKE else 256}')
-    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 32, prompt_tokens=20 if SMOKE else 300)
+    model, prompts = rollout_model(space, prompts=2 if SMOKE else 32, prompt_tokens=20 if SMOKE else 300)
+    seconds_recording = time_recordings()
+    # two calls, of which the second counts
+    for _ in range(2):
+        seconds_recording.clear()
+        reset_peak()
+        start = time.perf_counter()
+        groups = call_generate(space, model, prompts, 8)  # ends in a copy to the host
+        took = time.perf_counter() - start
+    tokens = sum(len(completion['ids']) for group in groups for completion in group)
+    recording = float(sum(seconds_recording))
+    note('graphs', recorded=len(seconds_recording), seconds_recording=recording,
+         of_call=recording / took, call_s=took, tokens_s=tokens / took, **memory_figures())
+    sampler_against_trainer(model, prompts[:4], groups[:4])
+
+
+def time_recordings():
+    """From now on torch.cuda.graph notes how long a recording took; returns the list of seconds."""
     seconds_recording = []
     plain_graph = torch.cuda.graph
 
@@ -286,23 +332,18 @@ def graphs():
             super().__exit__(*error)
             seconds_recording.append(time.perf_counter() - self.start)
     torch.cuda.graph = TimedGraph
-    for _ in range(2):  # the second call counts
-        seconds_recording.clear()
-        reset_peak()
-        start = time.perf_counter()
-        groups = call_generate(space, lm, prompts, 8)  # ends in a copy to the host
-        took = time.perf_counter() - start
-    tokens = sum(len(completion['ids']) for group in groups for completion in group)
-    note('graphs', recorded=len(seconds_recording), seconds_recording=float(sum(seconds_recording)),
-         of_call=sum(seconds_recording) / took, call_s=took, tokens_s=tokens / took, **memory_figures())
+    return seconds_recording
 
+
+def sampler_against_trainer(model, prompts, groups):
+    """How far the sampler's log-probs are from a training forward's, on four completions a prompt."""
     differences = []
-    for prompt, group in list(zip(prompts, groups))[:4]:
+    for prompt, group in zip(prompts, groups):
         for completion in group[:4]:
-            ids = torch.tensor(prompt + completion['ids'], device=DEVICE)
+            ids = torch.tensor(prompt + completion['ids'], device=DEVICE)  # (T,)
             scored = torch.arange(len(prompt), len(ids), device=DEVICE)
             with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
-                logprobs, _ = M.Policy(lm)(ids, [len(ids)], scored)
+                logprobs, _ = M.Policy(model)(ids, [len(ids)], scored)
             differences.append((logprobs.cpu() - completion['logprobs']).abs())
     differences = torch.cat(differences)
     note('sampler against trainer', tokens=len(differences), mean_nats=differences.mean().item(),
@@ -311,28 +352,38 @@ def graphs():
 
 def profile_generate():
     space = bench(f'--shape={SMALL}', f'--new_tokens={8 if SMOKE else 48}')
-    lm, prompts = rollout_model(space, prompts=2 if SMOKE else 16, prompt_tokens=20 if SMOKE else 1000)
-    call_generate(space, lm, prompts, 8)
-    profile('profile generate', lambda: call_generate(space, lm, prompts, 8))
+    model, prompts = rollout_model(space, prompts=2 if SMOKE else 16, prompt_tokens=20 if SMOKE else 1000)
+    # graphs are recorded outside the profile
+    call_generate(space, model, prompts, 8)
+    profile('profile generate', lambda: call_generate(space, model, prompts, 8))
 
 
 # --- sampler ------------------------------------------------------------------
 def pick(sizes, u):
     """First index whose running sum of `sizes` (B, n) exceeds u (B, 1), and u less what comes before it."""
-    sums = sizes.cumsum(-1, dtype=torch.float64)
-    u = torch.minimum(u, torch.nextafter(sums[:, -1:], torch.zeros_like(u)))  # rounding must not pass the end
-    index = torch.searchsorted(sums, u, right=True)
-    return index, (u - sums.gather(1, index) + sizes.gather(1, index)).clamp_(min=0)
+    sums = sizes.cumsum(-1, dtype=torch.float64)  # (B, n)
+    # rounding must not pass the end
+    below_end = torch.nextafter(sums[:, -1:], torch.zeros_like(u))
+    u = torch.minimum(u, below_end)
+    index = torch.searchsorted(sums, u, right=True)  # (B, 1)
+    before = sums.gather(1, index) - sizes.gather(1, index)
+    return index, (u - before).clamp_(min=0)
 
 
 def sample_in_two_levels(logits, temperature, uniform, block_size=128):
-    """sample_token by the sums of blocks first and then within a block: a candidate to replace it."""
-    logprobs = torch.log_softmax(logits.float() / temperature, -1)
-    probabilities = F.pad(logprobs.exp(), (0, -logprobs.shape[1] % block_size))
+    """sample_token by the sums of blocks first and then within a block: a candidate to replace it.
+
+    logits (B, V), uniform (B,) float64 -> ids (B,), log-probs (B,).
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)  # (B, V)
+    # padded with zeros to whole blocks
+    padding = -logprobs.shape[1] % block_size
+    probabilities = F.pad(logprobs.exp(), (0, padding))
     blocks = probabilities.unflatten(1, (-1, block_size))  # (B, blocks, block_size)
-    sums = blocks.sum(-1, dtype=torch.float64)
-    block, left = pick(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
-    inside = blocks.gather(1, block[..., None].expand(-1, 1, block_size))[:, 0]
+    sums = blocks.sum(-1, dtype=torch.float64)  # (B, blocks)
+    u = uniform[:, None] * sums.sum(-1, keepdim=True)  # (B, 1)
+    block, left = pick(sums, u)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, block_size))[:, 0]  # (B, block_size)
     index, _ = pick(inside, left)
     ids = (block * block_size + index)[:, 0]
     return ids, logprobs.gather(1, ids[:, None])[:, 0]
@@ -340,28 +391,45 @@ def sample_in_two_levels(logits, temperature, uniform, block_size=128):
 
 def sampler():
     """Time of the sampler's parts at Qwen3's vocabulary, and the error of bf16 logits."""
-    vocab = 1000 if SMOKE else 151936
+    vocabulary = 1000 if SMOKE else 151936
     for rows in [4] if SMOKE else [64, 256]:
-        logits = torch.randn(rows, vocab, device=DEVICE).mul_(3).bfloat16()
-        uniform = torch.rand(rows, device=DEVICE, dtype=torch.float64)
-        p = torch.softmax(logits.float(), -1)
-        same = R.sample_token(logits, 1.0, uniform)[0] == sample_in_two_levels(logits, 1.0, uniform)[0]
-        note('sampler', rows=rows,
-             sample_token_us=microseconds(lambda x=logits, u=uniform: R.sample_token(x, 1.0, u)),
-             two_levels_us=microseconds(lambda x=logits, u=uniform: sample_in_two_levels(x, 1.0, u)),
-             same_ids=same.float().mean().item(),
-             log_softmax_us=microseconds(lambda x=logits: torch.log_softmax(x.float(), -1)),
-             cumsum_fp64_us=microseconds(lambda p=p: p.cumsum(-1, dtype=torch.float64)),
-             cumsum_fp32_us=microseconds(lambda p=p: p.cumsum(-1)))
-    hidden, head = (torch.randn(n, 1024, device=DEVICE).bfloat16() for n in (64, vocab))
+        sampler_parts(rows, vocabulary)
+    logits_in_bf16(vocabulary)
+
+
+def sampler_parts(rows, vocabulary):
+    logits = torch.randn(rows, vocabulary, device=DEVICE).mul_(3).bfloat16()
+    uniform = torch.rand(rows, device=DEVICE, dtype=torch.float64)
+    p = torch.softmax(logits.float(), -1)
+    ids, _ = R.sample_token(logits, 1.0, uniform)
+    ids_in_two_levels, _ = sample_in_two_levels(logits, 1.0, uniform)
+    same = ids == ids_in_two_levels
+    note('sampler', rows=rows,
+         sample_token_us=microseconds(lambda: R.sample_token(logits, 1.0, uniform)),
+         two_levels_us=microseconds(lambda: sample_in_two_levels(logits, 1.0, uniform)),
+         same_ids=same.float().mean().item(),
+         log_softmax_us=microseconds(lambda: torch.log_softmax(logits.float(), -1)),
+         cumsum_fp64_us=microseconds(lambda: p.cumsum(-1, dtype=torch.float64)),
+         cumsum_fp32_us=microseconds(lambda: p.cumsum(-1)))
+
+
+def logits_in_bf16(vocabulary):
+    """What rounding logits to bf16 loses, and what fp32 logits of bf16 inputs cost."""
+    hidden = torch.randn(64, 1024, device=DEVICE).bfloat16()
+    head = torch.randn(vocabulary, 1024, device=DEVICE).bfloat16()
+    # of the first thousand tokens, because fp64 is slow
     exact = hidden.double() @ head[:1000].double().T
+
+    def bf16_out():
+        return hidden @ head.T
+
+    def fp32_out():
+        return torch.mm(hidden, head.T, out_dtype=torch.float32)
 
     def error(logits):
         return (logits[:, :1000].double() - exact).abs().max().item()
-    figures = {'bf16_us': microseconds(lambda: hidden @ head.T), 'bf16_error': error(hidden @ head.T)}
+    figures = {'bf16_us': microseconds(bf16_out), 'bf16_error': error(bf16_out())}
     if not SMOKE:  # a CPU has no such product
-        def fp32_out():
-            return torch.mm(hidden, head.T, out_dtype=torch.float32)
         figures |= {'fp32_out_us': microseconds(fp32_out), 'fp32_out_error': error(fp32_out())}
     note('head', **figures)
 
@@ -375,65 +443,83 @@ def sft(shape, batch_size=64, steps=3, with_profile=False, **knobs):
         lengths = np.exp(space['rng'].normal(np.log(200), 0.8, sequences * (steps + 2)))
         lengths = np.minimum(lengths, 1000).astype(int) + 2
         space['write_rows']({'text': line} for line in space['texts'](lengths))
-        script, go_on = space['script']('sft.py', eval_data='', batch_size=sequences, **knobs)
-        first_step = go_on(1)
-        go_on(1)
+        script = space['script']('sft.py', eval_data='', batch_size=sequences, **knobs)
+        # two steps warm up; the first one has the kernels' plans and the compilation
+        first_step = space['seconds_of_steps'](script, 1)
+        space['seconds_of_steps'](script, 1)
         reset_peak()
-        tokens_before = script['tokens']
-        seconds = go_on(steps)
-        tokens_s = (script['tokens'] - tokens_before) / seconds
+        tokens_before = script.metrics[-1]['tokens']
+        seconds = space['seconds_of_steps'](script, steps)
+        last = script.metrics[-1]
+        tokens_s = (last['tokens'] - tokens_before) / seconds
+        memory = memory_figures()
 
-        config = script['lm'].config
-        parameters = sum(p.numel() for p in script['lm'].parameters())
-        document = float((lengths ** 2).sum() / lengths.sum())  # length of a token's document, on average
-        width = config.num_attention_heads * M.head_size(config)
-        flops_of_a_token = 6 * parameters + 6 * config.num_hidden_layers * width * document
-        plan = M.memory_plan(config, 1, script['micro_batch_tokens'], script['activation_checkpointing'],
-                             bf16=script['dtype'] == 'bfloat16')
-        note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=tokens_s * flops_of_a_token / PEAK_FLOPS,
-             first_step_s=first_step, loss=script['loss'].item(), plan_gb=plan['peak'], **memory_figures())
+        names = script.names
+        model = names['policy'].model
+        plan = M.memory_plan(model.config, 1, names['micro_batch_tokens'], names['activation_checkpointing'],
+                             bf16=names['dtype'] == 'bfloat16')
+        mfu = tokens_s * flops_of_a_token(model, lengths) / PEAK_FLOPS
+        note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=mfu, first_step_s=first_step,
+             loss=last['loss'], plan_gb=plan['peak'], **memory)
         if with_profile:
-            profile(f'profile sft {shape}', lambda: go_on(1))
+            profile(f'profile sft {shape}', lambda: space['seconds_of_steps'](script, 1))
     return run
+
+
+def flops_of_a_token(model, lengths):
+    """FLOPs that training spends on a token, in documents of these lengths: 6 N and the attention's."""
+    config = model.config
+    n_parameters = sum(p.numel() for p in model.parameters())
+    # a long document holds more of the tokens: the length of a token's document, on average
+    mean_length = float((lengths ** 2).sum() / lengths.sum())
+    width = config.num_attention_heads * M.head_size(config)
+    return 6 * n_parameters + 6 * config.num_hidden_layers * width * mean_length
 
 
 def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan."""
     def run():
-        sizes = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
-        completions, prompt, new = sizes
+        completions, prompt, new = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
         prompts = completions // group_size
-        kv_cache_gb, micro_batch_tokens = 1.0 if SMOKE else 24.0, 16384
+        kv_cache_gb = 1.0 if SMOKE else 24.0
+        micro_batch_tokens = 16384
         space = bench(f'--shape={shape}', f'--rows={completions}', f'--prompt_tokens={prompt}',
                       f'--new_tokens={new}', f'--group_size={group_size}', '--fill=0.6')
         space['write_rows']({'prompt': text, 'answer': '1', 'dataset': 'sums'}
                             for text in space['prompts_of'](prompts * (steps + 1)))
-        script, go_on = space['script'](
+        script = space['script'](
             'grpo.py', prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
             max_prompt_tokens=2 * prompt, kv_cache_gb=kv_cache_gb, activation_checkpointing=True,
             micro_batch_tokens=micro_batch_tokens)
-        space['stopping'](script['lm'])
+        names = script.names
+        model = names['policy'].model
+        space['stopping'](model)
         # no text of a random model is right: half of all completions, by their length
-        script['verify_all'] = lambda items: [(float(len(text) % 2), False) for _, text, _ in items]
-        go_on(1)
+        reward = space['reward_by_length']
+        names['verify_all'] = lambda tasks: [(reward(text), False) for _, text, _ in tasks]
+        # the first step warms up
+        space['seconds_of_steps'](script, 1)
         reset_peak()
-        seconds = go_on(steps)
-        record = script['record']
+        tokens_before = script.metrics[-1]['tokens']
+        seconds = space['seconds_of_steps'](script, steps)
+        last = script.metrics[-1]
+
         plan = M.memory_plan(
-            script['lm'].config, 1, micro_batch_tokens, activation_checkpointing=True,
-            bf16=script['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
+            model.config, 1, micro_batch_tokens, activation_checkpointing=True,
+            bf16=names['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
             max_new_tokens=new)
-        figures = {key: record[key] for key in (
+        figures = {key: last[key] for key in (
             'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
-        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=script['step_tokens'] * steps / seconds,
+        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=(last['tokens'] - tokens_before) / seconds,
              **figures, plan_gb=plan['peak'], **memory_figures())
     return run
 
 
 def logprobs_memory():
-    """bench.py --what=memory: log-probs of 4,096 tokens at Qwen3's vocabulary."""
+    """bench --what=memory: log-probs of 4,096 tokens at Qwen3's vocabulary."""
     if not SMOKE:
-        bench('--rounds=2')['bench_memory']()
+        space = bench('--rounds=2')
+        space['bench_memory']()
 
 
 # --- the run ------------------------------------------------------------------
@@ -511,13 +597,18 @@ def main(seconds, chosen):
         if child == 0:
             run_forked(name, run)
         status = wait_for(child, min(limit, left))
-        ended = 'killed at its limit' if status is None else 'ok' if status == 0 else f'status {status}'
+        if status is None:
+            ended = 'killed at its limit'
+        elif status == 0:
+            ended = 'ok'
+        else:
+            ended = f'status {status}'
         note(name, seconds=time.time() - begun, ended=ended)
     print_all()
 
 
 def print_all():
-    """Every figure once more, bench.py's too: a caller may see only the end of the output."""
+    """Every figure once more, bench's too: a caller may see only the end of the output."""
     words = ('tokens/s', 'copy rate', 'GiB', 'SDPA is used')
     print('\n--- of log.txt')
     with open(os.path.join(OUT, 'log.txt')) as f:
@@ -530,8 +621,11 @@ def print_all():
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--one-item']:
-        {name: run for name, _, run in ITEMS}[sys.argv[2]]()
+    # [seconds, [item,item,...]]; gpu_check.sh gives '' where it has no items
+    first, second = [*sys.argv[1:], '', ''][:2]
+    if first == '--one-item':
+        runs = {name: run for name, _, run in ITEMS}
+        run_item = runs[second]
+        run_item()
     else:
-        main(seconds=float(sys.argv[1]) if sys.argv[1:] else 440,
-             chosen=sys.argv[2].split(',') if sys.argv[2:] and sys.argv[2] else [])
+        main(seconds=float(first or 440), chosen=second.split(',') if second else [])

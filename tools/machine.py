@@ -14,13 +14,22 @@ def processor():
     """The GPUs, or else the CPU, by name and number."""
     if torch.cuda.is_available():
         return f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
-    name = 'CPU'
+    return f'{os.cpu_count()} cores of {cpu_name()}'
+
+
+def cpu_name():
+    """The processor's name where the system says it, 'CPU' elsewhere."""
     try:
         with open('/proc/cpuinfo') as f:
-            name = next(line.partition(':')[2].strip() for line in f if line.startswith('model name'))
-    except (OSError, StopIteration):  # no Linux, or a processor without a name
-        pass
-    return f'{os.cpu_count()} cores of {name}'
+            lines = f.readlines()
+    except OSError:  # no Linux
+        return 'CPU'
+    for line in lines:
+        key, _, value = line.partition(':')
+        if key.strip() == 'model name':
+            return value.strip()
+    # not every processor has a name there
+    return 'CPU'
 
 
 if __name__ == '__main__':

