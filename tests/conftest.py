@@ -163,6 +163,8 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope='session')
 def start_model(tmp_path_factory):
     """A start model for GRPO that already solves something, made by sft.py once for all of xdist's workers."""
+    if 'NANOPOST_START_MODEL' in os.environ:
+        return os.environ['NANOPOST_START_MODEL']  # mutants.py has made it
     folder = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
         folder = folder.parent  # each worker has a folder of its own in it

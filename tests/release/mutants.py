@@ -169,7 +169,8 @@ def caught(mutant):
         with open(os.path.join(copy, name), 'w') as f:
             f.write(source.replace(line, broken))
         done = subprocess.run([sys.executable, '-m', 'pytest', '-xq', '-p', 'no:cacheprovider', *tests.split()],
-                              cwd=copy, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+                              cwd=copy, capture_output=True, text=True,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1', 'NANOPOST_START_MODEL': start_model})
     last = done.stdout.strip().splitlines()[-1]
     found = done.returncode == 1 and 'failed' in last
     print(f'{"caught" if found else "SURVIVED":8} invariant {invariant} {name}: {line.strip()[:60]!r} ({last})', flush=True)
@@ -182,7 +183,12 @@ if complaints or sys.argv[1:] == ['check']:
     sys.exit(bool(complaints))
 begun = time.time()
 chosen = [m for m in MUTANTS if not sys.argv[1:] or str(m[0]) in sys.argv[1:]]
-with ThreadPoolExecutor(2) as pool:
-    results = list(pool.map(caught, chosen))
+with tempfile.TemporaryDirectory() as folder:
+    # conftest.py's, made once, by the code that is whole
+    start_model = os.path.join(folder, 'start_model')
+    subprocess.run([sys.executable, 'sft.py', f'--out_dir={start_model}', '--max_steps=250', '--eval_data=', '--eval_prompts='],
+                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(caught, chosen))
 print(f'{sum(results)} caught, {len(results) - sum(results)} survived, {(time.time() - begun) / 60:.0f} minutes')
 sys.exit(not all(results))
