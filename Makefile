@@ -5,7 +5,7 @@ SCALE ?= 1
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo real dpo tulu figures speed ablations results test slow lint clean
+.PHONY: demo real dpo tulu figures speed ablations results test release slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -108,8 +108,14 @@ results: .venv/run
 	$(RUN) -m tools.results
 
 test: .venv/dev
-	@echo "9 to 14 minutes on 2 cores"
+	@echo "behaviour: MINUTES on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
+
+release: .venv/dev
+	@echo "style, README and docs, exercises, ablations, then every mutant: HOURS on 2 cores"
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/release
+	$(RUN) tests/release/mutants.py
 
 slow: .venv/dev
 	@echo "kill -9 twenty times a script, and 2,000 steps: about half an hour on 2 cores"

@@ -1,8 +1,9 @@
 """Scripts are run as their users run them, or their functions are called: never their source text between marks.
 
-    run           the script in a process of its own, on one rank or several
-    inside        the whole script in this process: the quickest way, on one rank
+    inside        the whole script in this process, on one rank: the quickest way
     before_loop   the script's names as they are when its loop begins
+    run           the script in a process of its own, on one rank or several: where signals, ranks or its end matter
+    torchrun      the same, started by torchrun: seconds slower, where torchrun's own part matters
 """
 import ast
 import fcntl
@@ -12,6 +13,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import time
 
 import process
 import pytest
@@ -22,49 +24,95 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.environ |= {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'WANDB_MODE': 'offline'}
 
 
+class Started:
+    """A script on so many ranks, each a fork of a process that has torch."""
+
+    def __init__(self, script, *flags, ranks=1, cwd=ROOT):
+        self.args = [script, *flags]
+        folder = Started.folder()
+        self.texts = [f'{folder}/output.txt', f'{folder}/errors.txt']
+        port = free_port()
+        self.processes = []
+        for rank in range(ranks):
+            environment = dict(os.environ)
+            if ranks > 1:
+                environment |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks),
+                                'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+            self.processes.append(process.start(os.path.join(ROOT, script), flags, environment, cwd, *self.texts))
+
+    def send_signal(self, number):
+        """To every rank, as torchrun does."""
+        for rank in self.processes:
+            os.kill(rank.pid, number)
+
+    def ended(self):
+        return not all(rank.is_alive() for rank in self.processes)
+
+    def wait(self, seconds=300):
+        """What subprocess.run would return."""
+        code = process.wait_for(self.processes, seconds)
+        texts = []
+        for path in self.texts:
+            with open(path) as f:
+                texts.append(f.read())
+        return subprocess.CompletedProcess(self.args, code, *texts)
+
+
 def launch(script, *flags, ranks=1, cwd=ROOT, check=True):
-    """Run a script on so many ranks, in forks of a process that has torch; returns what subprocess.run would."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    folder = launch.folder()
-    output, errors = f'{folder}/output.txt', f'{folder}/errors.txt'
-    processes = []
-    for rank in range(ranks):
-        environment = dict(os.environ)
-        if ranks > 1:
-            environment |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks),
-                            'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-        processes.append(process.start(os.path.join(ROOT, script), flags, environment, cwd, output, errors))
-    code = process.wait_for(processes, 300)
-    texts = []
-    for path in (output, errors):
-        with open(path) as f:
-            texts.append(f.read())
-    assert code == 0 or not check, texts[0][-3000:] + texts[1][-3000:]
-    return subprocess.CompletedProcess([script, *flags], code, *texts)
+    """Run a script on so many ranks, in forks; returns what subprocess.run would."""
+    done = Started(script, *flags, ranks=ranks, cwd=cwd).wait()
+    assert done.returncode == 0 or not check, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
 
 
-def torchrun(script, *flags, ranks=2, nodes=1, cwd=ROOT, check=True):
-    """Run a script under torchrun, on so many ranks of each node; returns the last node's completed process, with its text."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        meet = ['--nnodes', str(nodes), '--master-addr', '127.0.0.1', '--master-port', str(free.getsockname()[1])]
-    processes = []
+def launch_in_background(script, *flags, out_dir, ranks=1, steps=3):
+    """Start a script; returns its Started once its log has so many lines."""
+    started = Started(script, *flags, f'--out_dir={out_dir}', ranks=ranks)
+    wait_for_steps(out_dir, steps, started.ended)
+    if started.ended():
+        done = started.wait()
+        raise AssertionError(done.stdout[-3000:] + done.stderr[-3000:])
+    return started
+
+
+def wait_for_steps(out_dir, steps, ended):
+    """Until the log has so many lines, ended() or two minutes have passed."""
+    log, end = f'{out_dir}/log.jsonl', time.time() + 120
+    while time.time() < end and not ended():
+        if os.path.exists(log) and open(log).read().count('\n') >= steps:
+            return
+        time.sleep(0.02)
+
+
+def start_torchrun(script, *flags, ranks=2, nodes=1, cwd=ROOT):
+    """torchrun itself, once for each node, with so many ranks each; returns the Popen objects."""
+    meet = ['--nnodes', str(nodes), '--master-addr', '127.0.0.1', '--master-port', str(free_port())]
+    started = []
     for node in range(nodes):
         where = ['--standalone'] if nodes == 1 else [*meet, '--node-rank', str(node)]
         command = [sys.executable, '-m', 'torch.distributed.run', *where, '--nproc-per-node', str(ranks)]
-        processes.append(subprocess.Popen([*command, os.path.join(ROOT, script), *flags], cwd=cwd,
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    for started in processes:
+        started.append(subprocess.Popen([*command, os.path.join(ROOT, script), *flags], cwd=cwd,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+def torchrun(script, *flags, ranks=2, nodes=1, cwd=ROOT, check=True):
+    """Run a script under torchrun; returns the last node's completed process, with its text."""
+    for started in start_torchrun(script, *flags, ranks=ranks, nodes=nodes, cwd=cwd):
         output, errors = started.communicate(timeout=300)
         assert started.returncode == 0 or not check, output[-3000:] + errors[-3000:]
     return subprocess.CompletedProcess(started.args, started.returncode, output, errors)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope='session', autouse=True)
 def folder_of_outputs(tmp_path_factory):
-    launch.folder = lambda: tmp_path_factory.mktemp('launch')
+    Started.folder = lambda: tmp_path_factory.mktemp('launch')
 
 
 @pytest.fixture(scope='session')
@@ -115,6 +163,8 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope='session')
 def start_model(tmp_path_factory):
     """A start model for GRPO that already solves something, made by sft.py once for all of xdist's workers."""
+    if 'NANOPOST_START_MODEL' in os.environ:
+        return os.environ['NANOPOST_START_MODEL']  # mutants.py has made it
     folder = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
         folder = folder.parent  # each worker has a folder of its own in it

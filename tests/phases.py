@@ -12,14 +12,14 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-import checkpoint  # noqa: E402
 import model  # noqa: E402
 import rollout  # noqa: E402
+import run  # noqa: E402
 import torch  # noqa: E402
 import verify  # noqa: E402
 
 PHASES = {'rollout': (rollout, 'generate'), 'reward': (verify, 'verify_all'), 'forward': (model.Policy, 'forward'),
-          'update': (torch.optim.AdamW, 'step'), 'state': (checkpoint, 'save_state'), 'model': (model, 'save_model')}
+          'update': (torch.optim.AdamW, 'step'), 'state': (run, 'save_state'), 'model': (model, 'save_model')}
 
 
 def signalled(original, number):
@@ -38,8 +38,9 @@ def arm():
     return catch_stop()
 
 
-armed, catch_stop, checkpoint.catch_stop = [], checkpoint.catch_stop, arm
-
+armed = []
+catch_stop = run.catch_stop
+run.catch_stop = arm
 
 script, phases, whole, parts, *flags = sys.argv[1:]
 for i, phase in enumerate(['', *phases.split(','), '']):

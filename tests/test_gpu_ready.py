@@ -8,13 +8,11 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
-from conftest import ROOT, launch, script_until_loop
+from conftest import ROOT, before_loop, launch
 
 import model as model_module
 import rollout
@@ -173,8 +171,7 @@ def before_the_loop(tmp_path_factory, rows):
     def namespace(script):
         data = [f'--data={pairs if script == "dpo.py" else rows}'] + ['--eval_data='] * (script in ('sft.py', 'dpo.py'))
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-            found, _ = script_until_loop(patch, script, '--model=tiny', f'--out_dir={folder / script}', '--dtype=bfloat16', '--eval_prompts=', *data)
-        return found
+            return before_loop(patch, script, '--model=tiny', f'--out_dir={folder / script}', '--dtype=bfloat16', '--eval_prompts=', *data)
     return namespace
 
 
@@ -205,16 +202,23 @@ def test_a_rollout_keeps_no_bf16_copy_of_the_weights_beside_the_decode_copy():
 WATCHED = textwrap.dedent('''
     """Runs sft.py; each rank writes what it did with its process group and gradients to a file of its own."""
     import json, os, runpy
+    import torch
     import torch.distributed as dist
-    told, start = {'timeout': None}, dist.init_process_group
-    def watched(*args, timeout=None, **kwargs):
-        told['timeout'] = timeout and timeout.total_seconds()
-        return start(*args, timeout=timeout, **kwargs)
+    timeout, parameters = None, []
+    start = dist.init_process_group
+    def watched(*args, **kwargs):
+        global timeout
+        timeout = kwargs['timeout'].total_seconds()
+        return start(*args, **kwargs)
     dist.init_process_group = watched
-    space = runpy.run_path(SCRIPT, run_name='__main__')
-    told['kept'] = [p.grad is not None for p in space['raw'].parameters()]
+    step = torch.optim.AdamW.step
+    def remember(optimizer, *args, **kwargs):
+        parameters.extend(p for group in optimizer.param_groups for p in group['params'])
+        return step(optimizer, *args, **kwargs)
+    torch.optim.AdamW.step = remember
+    runpy.run_path(SCRIPT, run_name='__main__')
     with open(__file__ + os.environ.get('RANK', '0'), 'w') as f:
-        json.dump(told, f)
+        json.dump({'timeout': timeout, 'kept': [p.grad is not None for p in parameters]}, f)
 ''')
 
 
@@ -223,22 +227,22 @@ def test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour(tmp_path, rows, r
     """With DDP a freed gradient would be made again beside its bucket: 4 more bytes a parameter. Alone it is freed."""
     watched = tmp_path / 'watched.py'
     watched.write_text(f'SCRIPT = {os.path.join(ROOT, "sft.py")!r}\nimport sys\nsys.path.insert(0, {ROOT!r})\n' + WATCHED)
-    launch(str(watched), f'--data={rows}', '--eval_data=', '--eval_prompts=', '--max_steps=1', '--device=cpu', '--dtype=float32',
-           f'--out_dir={tmp_path / "run"}', ranks=ranks)
+    launch(str(watched), f'--data={rows}', '--eval_data=', '--eval_prompts=', '--max_steps=1', '--batch_size=8', '--device=cpu',
+           '--dtype=float32', f'--out_dir={tmp_path / "run"}', ranks=ranks)
     for rank in range(ranks):
         with open(f'{watched}{rank}') as f:
-            told = json.load(f)
-        assert told['timeout'] == (3600 if ranks > 1 else None)
-        assert set(told['kept']) == {ranks > 1}
+            seen = json.load(f)
+        assert seen['timeout'] == (3600 if ranks > 1 else None)
+        assert set(seen['kept']) == {ranks > 1}
 
 
 # --- the measurement ----------------------------------------------------------
-def test_gpu_check_runs_through_on_a_cpu(tmp_path):
+def test_gpu_check_runs_through_on_a_cpu(monkeypatch, tmp_path):
     """Its smoke form: GPU minutes are not for finding out that a script has changed under it."""
     items = ['info', 'sft06', 'graphs', 'grpo06', 'sampler']
-    done = subprocess.run([sys.executable, '-m', 'tools.gpu_check', '200', ','.join(items)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, 'OUT': str(tmp_path), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv('OUT', str(tmp_path))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    launch('tools/gpu_check.py', '200', ','.join(items))
     results = (tmp_path / 'results.txt').read_text()
     for item in items:
         assert re.search(rf'^{item}: seconds .*, ended ok$', results, re.M), results

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch
+from conftest import ROOT, inside
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout
@@ -166,11 +166,9 @@ def test_progress_in_a_file_is_a_line_now_and_then(monkeypatch):
     assert '11/64' in lines[1]
 
 
-def test_sample_tells_how_far_it_is(tmp_path):
+def test_sample_tells_how_far_it_is(monkeypatch, capsys, tmp_path):
     """In a file too, by completion: a run on a slow machine must not look dead."""
-    watched = tmp_path / 'watched.py'
-    watched.write_text(f'import runpy, sys\nsys.path.insert(0, {ROOT!r})\nimport rollout\n'
-                       f'rollout.Progress.SECONDS_BETWEEN_LINES = 0\nrunpy.run_path({os.path.join(ROOT, "sample.py")!r}, run_name="__main__")\n')
-    done = launch(str(watched), '--model=tiny', '--limit=20', '--n=2', '--max_new_tokens=12', f'--out={tmp_path / "out.jsonl"}')
-    lines = [line for line in done.stderr.split('\n') if line.startswith('prompts 1 to 20 of 20')]
+    monkeypatch.setattr(rollout.Progress, 'SECONDS_BETWEEN_LINES', 0)
+    inside(monkeypatch, 'sample.py', '--model=tiny', '--limit=20', '--n=2', '--max_new_tokens=12', f'--out={tmp_path / "out.jsonl"}')
+    lines = [line for line in capsys.readouterr().err.split('\n') if line.startswith('prompts 1 to 20 of 20')]
     assert len(lines) > 1 and '/40' in lines[0] and 'decode steps' in lines[-1]

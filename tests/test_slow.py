@@ -11,12 +11,10 @@ import os
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT, launch, read_log
+from conftest import Started, launch, read_log
 from test_scripts import same
 
 pytestmark = pytest.mark.slow
@@ -42,22 +40,18 @@ def test_killed_twenty_times(start_model, rows, tmp_path, script, ranks):
         rows.write_text('\n'.join(map(json.dumps, pairs)))
     flags = [*COMMON, *FLAGS[script], f'--model={start_model}', f'--data={rows}']
     launch(f'{script}.py', *flags, f'--out_dir={whole}', ranks=ranks)
-    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks)] if ranks > 1 else []
     inside = 0
     for _ in range(KILLS):
         again = '--resume=True' if os.path.isdir(f'{killed}/state') or os.path.isdir(f'{killed}/state.old') else '--overwrite=True'
-        process = subprocess.Popen([sys.executable, *torchrun, f'{ROOT}/{script}.py', *flags, f'--out_dir={killed}', again],
-                                   start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        begun, early, seen = time.time(), rng.random() < 0.2, lines(killed)
-        while process.poll() is None and (time.time() - begun < 4 if early else lines(killed) in (0, seen) and time.time() - begun < 60):
+        started = Started(f'{script}.py', *flags, f'--out_dir={killed}', again, ranks=ranks)
+        begun, early, before = time.time(), rng.random() < 0.2, lines(killed)
+        # a fork has torch already: what comes before its loop takes a second or two
+        while not started.ended() and (time.time() - begun < 1 if early else lines(killed) in (0, before) and time.time() - begun < 60):
             time.sleep(0.005)
         time.sleep(rng.random() * 0.5)
-        assert process.poll() is None, f'ended before it was killed: {process.communicate()[1].decode()[-2000:]}'
-        os.killpg(process.pid, signal.SIGKILL)
-        if ranks > 1:  # torchrun's own children are of other sessions
-            subprocess.run(['pkill', '-9', '-f', f'out_dir={killed}'])
-        process.communicate()
+        assert not started.ended(), f'ended before it was killed: {started.wait().stderr[-2000:]}'
+        started.send_signal(signal.SIGKILL)
+        started.wait()
         inside += os.path.isdir(f'{killed}/state.new')
     launch(f'{script}.py', *flags, f'--out_dir={killed}', '--resume=True', ranks=ranks)
     print(f'{script}, {ranks} ranks: {KILLS} kills, {inside} inside a checkpoint')
@@ -75,20 +69,18 @@ def usage(pid, folder):
 
 def test_soak(start_model, tmp_path, steps=2000):
     """Means of the first quarter (but for 50 steps, in which the allocator grows) and of the last, sampled every second."""
-    with open(tmp_path / 'output.txt', 'w') as output:
-        process = subprocess.Popen(
-            [sys.executable, f'{ROOT}/grpo.py', f'--model={start_model}', f'--out_dir={tmp_path}/run', f'--max_steps={steps}',
-             '--prompts_per_step=8', '--group_size=4', '--max_new_tokens=32', '--eval_every=500', '--checkpoint_every=250',
-             '--sample_every=500', '--verifier=math', '--log_every=100'],
-            stdout=output, stderr=output, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        samples = []
-        while process.poll() is None:
-            try:
-                samples.append(usage(process.pid, f'{tmp_path}/run'))
-            except OSError:  # it has just ended
-                pass
-            time.sleep(1)
-    assert process.returncode == 0, (tmp_path / 'output.txt').read_text()[-3000:]
+    started = Started('grpo.py', f'--model={start_model}', f'--out_dir={tmp_path}/run', f'--max_steps={steps}', '--prompts_per_step=8',
+                      '--group_size=4', '--max_new_tokens=32', '--eval_every=500', '--checkpoint_every=250', '--sample_every=500',
+                      '--verifier=math', '--log_every=100')
+    samples = []
+    while not started.ended():
+        try:
+            samples.append(usage(started.processes[0].pid, f'{tmp_path}/run'))
+        except OSError:  # it has just ended
+            pass
+        time.sleep(1)
+    done = started.wait()
+    assert done.returncode == 0, done.stderr[-3000:]
     first, last = ([x for x in samples if a < x[0] <= b] for a, b in ((50, steps // 4), (steps - steps // 4, steps)))
     before, after = ([statistics.mean(column) for column in zip(*part)] for part in (first, last))
     print(f'resident {before[1]:.1f} MB, then {after[1]:.1f} ({after[1] / before[1] - 1:+.1%}); open files {before[2]:.1f}, then '

@@ -1,6 +1,6 @@
-"""Whether the exercises of EXERCISES.md are solved in this tree: pytest -q tests/exercises/check.py -k NAME.
+"""Whether the exercises of EXERCISES.md are solved in this tree: pytest -q tests/release/exercises/check.py -k NAME.
 
-Not part of the suite; tests/test_exercises.py sees each fail before and pass after its solution beside this file.
+Not part of the suite; tests/release/test_exercises.py sees each fail before and pass after its solution beside this file.
 """
 import json
 import math

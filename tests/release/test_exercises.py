@@ -27,9 +27,9 @@ def apply(diff, tree):
 
 def outcomes(tree):
     """{exercise: whether its check passes}."""
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rA', '-p', 'no:cacheprovider', 'tests/exercises/check.py'], cwd=tree,
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rA', '-p', 'no:cacheprovider', 'tests/release/exercises/check.py'], cwd=tree,
                           capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    found = re.findall(r'^(PASSED|FAILED) tests/exercises/check.py::test_(\w+)', done.stdout, re.M)
+    found = re.findall(r'^(PASSED|FAILED) tests/release/exercises/check.py::test_(\w+)', done.stdout, re.M)
     assert found and 'ERROR' not in done.stdout, done.stdout[-3000:]
     return {name: all(verdict == 'PASSED' for verdict, other in found if other == name) for _, name in found}
 
@@ -37,14 +37,14 @@ def outcomes(tree):
 def test_checks_fail_before_and_pass_after(tree):
     assert outcomes(tree) == dict.fromkeys(NAMES, False)
     for name in NAMES:
-        apply(os.path.join(ROOT, 'tests/exercises', f'{name}.diff'), tree)
+        apply(os.path.join(ROOT, 'tests/release/exercises', f'{name}.diff'), tree)
     assert outcomes(tree) == dict.fromkeys(NAMES, True)
 
 
 def test_every_exercise_is_described():
     with open(os.path.join(ROOT, 'EXERCISES.md')) as f:
         assert re.findall(r'check\.py -k (\w+)', f.read()) == ['NAME', *NAMES]
-    assert {f'{name}.diff' for name in NAMES} <= {*os.listdir(os.path.join(ROOT, 'tests/exercises'))}
+    assert {f'{name}.diff' for name in NAMES} <= {*os.listdir(os.path.join(ROOT, 'tests/release/exercises'))}
 
 
 def test_ablations_apply(tree):

@@ -1,0 +1,194 @@
+"""Breaks, one at a time, the line that an invariant rests on, and sees that a test fails.
+
+    python tests/release/mutants.py            # all of them; part of make release
+    python tests/release/mutants.py 3 faults   # those of invariant 3 of docs/invariants.md, and of the bad days
+    python tests/release/mutants.py check      # which lines do not stand exactly once in their file
+
+A mutant that survives is a test that guards nothing: the exit code is then 1.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DATA, MODEL, SCRIPTS = 'tests/test_data.py', 'tests/test_model.py::', 'tests/test_scripts.py::'
+DPO, HYBRIDS, FAULTS, GPU, REAL, RUNS = (
+    f'tests/test_{name}.py::' for name in ('dpo', 'hybrids', 'faults', 'gpu_ready', 'real', 'runs'))
+# invariant, file, the line as it is, the line broken, the tests that must fail
+MUTANTS = [
+    (1, 'data.py', 'mask[a:b + 1] = True', 'mask[a:b] = True', DATA),
+    (1, 'data.py', '        ids, mask = fit(ids, mask, max_length, overlong)',
+     '        mask[np.array(ids) == tokenizer.pad_token_id] = False\n        ids, mask = fit(ids, mask, max_length, overlong)', DATA),
+    (1, 'data.py', 'ids = bos + encoded[1] + [tokenizer.eos_token_id]', 'ids = bos + encoded[1]', DATA),
+    (2, 'model.py', 'return out if temperature == 1 else out.div_(temperature)', 'return out', MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'rollout.py', 'torch.log_softmax(logits.float() / (temperature or 1.0), -1)', 'torch.log_softmax(logits.float(), -1)',
+     MODEL + 'test_sampled_logprobs_are_the_trainers'),
+    (2, 'rollout.py', '    config, device = model.config, model.device\n',
+     '    config, device = model.config, model.device\n    temperature = model.generation_config.temperature or temperature\n',
+     MODEL + 'test_generation_config_is_never_applied'),
+    (3, 'sft.py', '-logprobs.sum() / supervised_tokens', '-logprobs.mean()', SCRIPTS + 'test_sft_does_not_depend_on_micro_batches'),
+    (3, 'sft.py', '(loss * world_size).backward()', 'loss.backward()', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
+    (3, 'grpo.py', '(loss * world_size).backward()', 'loss.backward()', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (3, 'grpo.py', 'return [collate_completions(part, total_tokens, total_completions) for part in plan]',
+     'return [collate_completions(part, sum(len(c.ids) for part in plan for c in part), total_completions) for part in plan]',
+     SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (3, 'grpo.py', 'plan = plan_micro_batches(completions,', 'total_tokens = sum(len(c.ids) for c in completions)\n    plan = plan_micro_batches(completions,',
+     SCRIPTS + 'test_groups_without_spread_cost_no_update_and_keep_the_denominator'),
+    (3, 'grpo.py', 'advantages.append(torch.as_tensor(completion.advantage).expand(length))',
+     'advantages.append(torch.as_tensor(completion.advantage).float().mean().expand(length))',
+     SCRIPTS + 'test_an_advantage_may_be_one_number_or_one_a_token'),
+    (4, 'sft.py', 'with nullcontext() if is_last or world_size == 1 else', 'with', SCRIPTS + 'test_sft_on_two_ranks_is_sft_on_one'),
+    (4, 'grpo.py', 'with nullcontext() if is_last or world_size == 1 else', 'with nullcontext() if False else', SCRIPTS + 'test_grpo_on_two_ranks_is_grpo_on_one'),
+    (5, 'model.py', "device='cpu', dtype=torch.float32, attention", "device='cpu', dtype='auto', attention",
+     MODEL + 'test_weights_are_fp32_masters'),
+    (6, 'run.py', "    local.load_state_dict({**saved['optimizer'], 'param_groups': options})", '    pass', RUNS + 'test_odd_numbers_on_two_ranks[sft.py]'),
+    (6, 'run.py', "    local.load_state_dict({**saved['optimizer'], 'param_groups': options})", '    pass', RUNS + 'test_odd_numbers_on_two_ranks[grpo.py]'),
+    (6, 'run.py', "    order.position = shared['position']", '    pass', RUNS + 'test_odd_numbers_on_two_ranks[grpo.py]'),
+    (6, 'run.py', "            os.truncate(self.path, saved['shared']['log_bytes'])", '            pass', RUNS + 'test_odd_numbers_on_two_ranks[sft.py]'),
+    (7, 'grpo.py', "Completion(prompt['ids'], sample['ids'], sample['logprobs']",
+     "Completion(prompt['ids'], tokenizer(' ' + tokenizer.decode(sample['ids'][:-1]))['input_ids'], sample['logprobs']",
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (8, 'model.py', 'documents = Documents(lengths, ids.device, parents)', 'documents = Documents([len(ids)], ids.device)',
+     MODEL + 'test_packed_documents_do_not_see_each_other'),
+    (8, 'model.py', 'own = torch.arange(int(ends[-1])) - self.starts.repeat_interleave(self.lengths)', 'own = torch.arange(int(ends[-1]))',  # RoPE is relative: only a shared prompt can tell
+     MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
+    (8, 'model.py', 'seen = torch.arange(keys.shape[1]) <= (self.before', 'seen = torch.arange(keys.shape[1]) <= 1 + (self.before',
+     MODEL + 'test_a_prompt_shared_by_its_group_is_a_prompt_of_each'),
+    (3, 'dpo.py', 'losses.sum() / batch_size', 'losses.mean()', DPO + 'test_packing_and_ranks_do_not_change_it'),
+    (4, 'dpo.py', 'with nullcontext() if is_last or world_size == 1 else', 'with nullcontext() if False else', DPO + 'test_packing_and_ranks_do_not_change_it'),
+    (9, 'dpo.py', 'log_ratios = logprobs - ref_logprobs', 'log_ratios = logprobs', DPO + 'test_loss_at_step_0_and_its_gradient'),
+    (9, 'dpo.py', "return kept['logprobs'] if kept['key'] == key else None", "return kept['logprobs']",
+     DPO + 'test_reference_logprobs_and_their_cache'),
+    (9, 'grpo.py', "micro.get('old_logprobs', logprobs.detach())", "micro.get('old_logprobs', logprobs)",
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (9, 'grpo.py', 'advantages = rewards - rewards.mean()', 'advantages = rewards.clone()',
+     SCRIPTS + 'test_grpo_loss_is_zero_at_ratio_one_and_its_gradient_is_not'),
+    (6, 'run.py', 'if expected != checksum(path):', 'if False:', FAULTS + 'test_damaged_state_is_named_and_half_written_state_is_not_used'),
+    (6, 'run.py', "        folder += '.old'", '        pass', FAULTS + 'test_damaged_state_is_named_and_half_written_state_is_not_used'),
+    (6, 'sft.py', '    if stop_asked:\n        break', '    if False:\n        break', FAULTS + 'test_a_signal_ends_the_step_and_nothing_is_lost'),
+    (10, 'hpt.py', 'n_right / group_size <= gamma', 'n_right / group_size < gamma', HYBRIDS + 'test_gate_by_hand'),
+    (10, 'hpt.py', '            continue  # its completions', '            pass  # its completions', HYBRIDS + 'test_gate_by_hand'),
+    (10, 'hpt.py', 'total_demonstrated = sum(len(demonstration.ids)', 'total_demonstrated = sum(1', HYBRIDS + 'test_hpt_is_sft_grpo_or_their_sum'),
+    (10, 'hpt.py', 'if group.has_spread or group.learns_demonstration or is_last', 'if group.has_spread or is_last', HYBRIDS + 'test_resampling_keeps_taught_prompts'),
+    (10, 'hpt.py', 'k3 = k3 * ~is_demonstration', 'k3 = k3 * 1', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'hpt.py', 'sampler_logprobs = torch.where(is_demonstration, logprobs.detach(), sampler_logprobs)', 'pass',
+     HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'k3 = k3 * ~is_prefix', 'k3 = k3 * 1', HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'sampler_logprobs = torch.where(is_prefix, logprobs.detach(), sampler_logprobs)', 'pass',
+     HYBRIDS + 'test_shown_tokens_have_no_kl_and_no_importance_weight'),
+    (10, 'prefix_rft.py', 'loss = -(weight * mask * ', 'loss = -(weight * ', HYBRIDS + 'test_only_the_filtered_prefix_has_a_gradient'),
+    (10, 'prefix_rft.py', 'positions = (is_prefix & (doc == sequence))', 'positions = is_prefix', HYBRIDS + 'test_entropy_filter_by_hand'),
+    (10, 'prefix_rft.py', "rewards[:n_free] if prefix_baseline == 'free' else rewards", 'rewards[:n_free]',
+     HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', 'len(demonstration) - 1)', 'len(demonstration))', HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', 'return self.prefix_ids + self.sampled_ids',
+     "return (tokenizer(' ' + tokenizer.decode(self.prefix_ids))['input_ids'] if self.prefix_ids else []) + self.sampled_ids",
+     HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', 'sample_hybrids(my_prompts, [first_place + place for', 'sample_hybrids(my_prompts, [place + rank for', HYBRIDS + 'test_two_ranks_are_one'),
+    ('faults', 'sft.py', 'stop_asked = any(gather(stop.asked))', 'stop_asked = stop.asked and rank == 0', FAULTS + 'test_a_signal_ends_the_step_and_nothing_is_lost'),
+    ('faults', 'run.py', '            stop.asked = True', '            pass', FAULTS + 'test_a_signal_in_every_phase'),
+    ('faults', 'run.py', "        os.makedirs(os.path.dirname(self.path) or '.', exist_ok=True)", '        pass', FAULTS + 'test_out_dir_deleted_under_a_run'),
+    ('faults', 'run.py', 'weights_only=True', 'weights_only=False', FAULTS + 'test_a_pickled_program_in_a_checkpoint_is_not_run'),
+    ('faults', 'run.py', "if size < shared['log_bytes']:", 'if False:', FAULTS + 'test_out_dir_deleted_under_a_run'),
+    ('rows', 'rows.py', 'held += [] if lazy else [parsed]', 'held += [parsed]', DATA + '::test_files_of_lines_are_not_held_in_memory'),
+    ('rows', 'data.py', "re.sub(specials(tokenizer), BEGIN + r'\\g<0>' + END, text)\n    if", 'text\n    if', DATA + '::test_a_thousand_malformed_and_hostile_rows'),
+    ('gpu', 'model.py', 'no_autocast, own_hooks:', 'no_autocast:', GPU + 'test_the_self_test_may_run_inside_a_checkpointed_layer'),
+    ('gpu', 'model.py', "scale=scaling, seqused_k=used, **splits)", "scale=scaling, seqused_keys=used, **splits)", GPU + 'test_cached_attention_as_this_torch_spells_it'),
+    ('gpu', 'model.py', 'return torch.cat(outputs).index_select(0, places)', 'return torch.cat(outputs)[places >= 0]', GPU + 'test_packed_attention_as_this_torch_spells_it'),
+    ('gpu', 'model.py', 'torch.backends.cuda.enable_cudnn_sdp(False)', 'pass', GPU + 'test_cudnn_attention_is_off'),
+    ('gpu', 'model.py', 'if world_size > 1:  # DDP', 'if True:  # DDP', GPU + 'test_memory_plan_by_hand'),
+    ('gpu', 'run.py', ', cache_enabled=False)', ')', GPU + 'test_precision_of_a_script'),
+    ('gpu', 'run.py', '    torch.manual_seed(random_stream', "    torch.set_float32_matmul_precision('high')\n    torch.manual_seed(random_stream", GPU + 'test_precision_of_a_script'),
+    ('gpu', 'sft.py', 'set_to_none=world_size == 1', 'set_to_none=True', GPU + 'test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour'),
+    ('gpu', 'run.py', 'timeout=timedelta(hours=1)', 'timeout=timedelta(minutes=30)', GPU + 'test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour'),
+    ('gpu', 'rollout.py', 'pool=self.pool, ', 'pool=None, ', GPU + 'test_graphs_share_one_pool_and_one_stream'),
+    ('gpu', 'rollout.py', 'self.stream = cuda.Stream()', 'self.stream = cuda.current_stream()', GPU + 'test_graphs_share_one_pool_and_one_stream'),
+    ('gpu', 'rollout.py', 'with callers_autocast(device, keep_casts=False):\n                hidden', 'with callers_autocast(device, keep_casts=True):\n                hidden',
+     GPU + 'test_a_rollout_keeps_no_bf16_copy_of_the_weights_beside_the_decode_copy'),
+    ('real', 'rollout.py', 'elif msg is None:', 'else:', REAL + 'test_progress_in_a_file_is_a_line_now_and_then'),
+    ('real', 'sample.py', 'kv_cache_gb, progress)', 'kv_cache_gb)', REAL + 'test_sample_tells_how_far_it_is'),
+    ('real', 'tools/smollm2.py', 'if not torch.equal(found, expected):', 'if False:', REAL + 'test_a_folder_that_computes_something_else_is_not_kept'),
+    ('real', 'tools/smollm2.py', '        del model.config.quantization_config', '        pass', REAL + 'test_a_gguf_file_becomes_a_plain_folder'),
+    ('real', 'examples/svamp/make.py', 'equation[:operation.start()] + result', 'result', REAL + 'test_the_rows_are_what_the_script_makes'),
+    ('runs', 'data.py', "key=int.from_bytes(digest[:16], 'little')", "key=int.from_bytes(digest[:2], 'little')", RUNS + 'test_every_key_has_a_stream_of_its_own'),
+    ('runs', 'data.py', 'repr(key).encode()', 'repr(key[1:]).encode()', RUNS + 'test_two_seeds_are_two_models_from_scratch'),
+    ('runs', 'rollout.py', 'random_stream(seed, member)', 'random_stream(seed)', RUNS + 'test_the_streams_of_a_run_do_not_collide'),
+    ('runs', 'grpo.py', "(seed, 'rollout', first_place + place)", "('rollout', first_place + place)", RUNS + 'test_two_seeds_are_two_runs'),
+    ('runs', 'prefix_rft.py', "(seed, 'hybrid', place, member)", "(seed, 'rollout', place)", RUNS + 'test_the_streams_of_a_run_do_not_collide'),
+    ('runs', 'sample.py', "complete(weaker, part, i, 'rejected')", "complete(weaker, part, i, 'sample')", RUNS + 'test_the_second_model_has_streams_of_its_own'),
+    ('runs', 'grpo.py', 'n_updates = min(updates_per_rollout, max_steps - step)', 'n_updates = updates_per_rollout', RUNS + 'test_any_schedule'),
+    ('runs', 'grpo.py', 'max(1, max_steps - 1 - peak)', 'max(1, max_steps - peak)', RUNS + 'test_any_schedule'),
+    ('runs', 'grpo.py', 'step % every < updates_per_rollout', 'step % every == 0', RUNS + 'test_any_schedule'),
+    ('runs', 'grpo.py', 'or stop_asked or evaluation_next or', 'or stop_asked or', RUNS + 'test_any_schedule'),
+    ('runs', 'sft.py', 'or stop_asked or evaluation_next or', 'or stop_asked or', RUNS + 'test_an_evaluation_that_fails_costs_no_step'),
+    ('runs', 'grpo.py', 'reference = Policy(frozen_copy(policy.model, compute_dtype))', 'reference = Policy(load_model(model, device))', RUNS + 'test_the_kl_of_a_policy_to_itself_is_0'),
+    ('runs', 'model.py', 'isinstance(layer, nn.Linear) and', 'True and', RUNS + 'test_the_kl_of_a_policy_to_itself_is_0'),
+    ('runs', 'run.py', "{**saved['optimizer'], 'param_groups': options}", "saved['optimizer']", RUNS + 'test_options_of_the_optimizer_take_effect_on_resume'),
+    ('runs', 'run.py', 'if was != value:', 'if False:', RUNS + 'test_settings_that_a_resumed_run_cannot_change'),
+    ('runs', 'run.py', '            self.wandb = None\n            tqdm', '            raise\n            tqdm', RUNS + 'test_wandb_that_fails_is_turned_off'),
+    ('runs', 'grpo.py', "'mismatch': (old_logprobs - ", "'mismatch': (logprobs - ", RUNS + 'test_mismatch_is_that_of_the_policy_that_sampled'),
+    ('runs', 'grpo.py', 'in_rollout = trained_completions(rollout_groups or groups)', 'in_rollout = trained_completions(groups)', RUNS + 'test_a_completion_weighs_the_same_in_every_share'),
+    ('runs', 'hpt.py', 'for demonstration in demonstrations_of(rollout_groups)', 'for demonstration in demonstrations_of(groups)', RUNS + 'test_a_completion_weighs_the_same_in_every_share'),
+    ('runs', 'grpo.py', 'samples += group_size * len(share)', 'samples += group_size * prompts_per_step // n_updates', RUNS + 'test_samples_count_completions'),
+    ('runs', 'hpt.py', '        step_tokens += len(demonstration.prompt_ids)', '        step_tokens += 0 * len(demonstration.prompt_ids)', RUNS + 'test_hpts_tokens_hold_demonstrations'),
+    ('runs', 'sample.py', 'for _, rewards, answers, _, _, kind in results if kind in ANSWERS]', 'for _, rewards, answers, _, _, kind in results]', RUNS + 'test_maj_is_left_out_where_nothing_can_be_voted_on'),
+    ('runs', 'hpt.py', 'n_right = sum(reward == 1 for reward in rewards.tolist())', 'n_right = sum(rewards.tolist())', HYBRIDS + 'test_the_gate_counts_what_is_solved'),
+    ('runs', 'prefix_rft.py', "    demonstration = without_end(prompt['demonstration'])", "    demonstration = prompt['demonstration'] or []", HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    ('runs', 'model.py', 'add(part, h, d, -grad_entropy[part, None])', 'pass', MODEL + 'test_logprobs_and_entropy_have_their_gradients'),
+]
+
+
+def misplaced():
+    """What to say of each mutant whose line does not stand exactly once in its file, or whose test does not exist."""
+    complaints = []
+    for _, name, line, _, tests in MUTANTS:
+        with open(os.path.join(ROOT, name)) as f:
+            times = f.read().count(line)
+        if times != 1:
+            complaints.append(f'{name}: {times} times {line!r}')
+        for test in tests.split():
+            path, _, function = test.partition('::')
+            with open(os.path.join(ROOT, path)) as f:
+                if f'def {function.partition("[")[0]}' not in f.read():
+                    complaints.append(f'{name}: no test {test}')
+    return complaints
+
+
+def caught(mutant):
+    """Whether the tests fail on a copy of the repository with this line broken."""
+    invariant, name, line, broken, tests = mutant
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, 'nanopost')
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.git', '.venv', 'out', 'wandb', '__pycache__', '.*cache'))
+        with open(os.path.join(copy, name)) as f:
+            source = f.read()
+        with open(os.path.join(copy, name), 'w') as f:
+            f.write(source.replace(line, broken))
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-xq', '-p', 'no:cacheprovider', *tests.split()],
+                              cwd=copy, capture_output=True, text=True,
+                              env={**os.environ, 'OMP_NUM_THREADS': '1', 'NANOPOST_START_MODEL': start_model})
+    last = done.stdout.strip().splitlines()[-1]
+    found = done.returncode == 1 and 'failed' in last
+    print(f'{"caught" if found else "SURVIVED":8} invariant {invariant} {name}: {line.strip()[:60]!r} ({last})', flush=True)
+    return found
+
+
+complaints = misplaced()
+print('\n'.join(complaints) or f'each line of {len(MUTANTS)} mutants stands once in its file')
+if complaints or sys.argv[1:] == ['check']:
+    sys.exit(bool(complaints))
+begun = time.time()
+chosen = [m for m in MUTANTS if not sys.argv[1:] or str(m[0]) in sys.argv[1:]]
+with tempfile.TemporaryDirectory() as folder:
+    # conftest.py's, made once, by the code that is whole
+    start_model = os.path.join(folder, 'start_model')
+    subprocess.run([sys.executable, 'sft.py', f'--out_dir={start_model}', '--max_steps=250', '--eval_data=', '--eval_prompts='],
+                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(caught, chosen))
+print(f'{sum(results)} caught, {len(results) - sum(results)} survived, {(time.time() - begun) / 60:.0f} minutes')
+sys.exit(not all(results))
