@@ -806,7 +806,7 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
 
     q (B, heads, L, head size), k and v (B, kv heads, L, head size)
     training: `documents` (Documents); B is 1, and the L tokens are a packed row
-    prefill:  `documents` and `kv_slots` (rollout.KVCache), which keeps keys and values
+    prefill:  `documents` and `kv_slots` (decoder.KVCache), which keeps keys and values
     decoding: `kv_slots` alone; L is 1, and the new token of each of B rows sees the row's past
 
     `mask` is not used. Returns the output (B, L, heads, head size), and None in place of attention

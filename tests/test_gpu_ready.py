@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT, before_loop, launch
 
 import model as model_module
+import decoder
 import rollout
 from model import Documents, Policy, cached_sdpa, cached_varlen, load_model, memory_plan, packed_sdpa, packed_varlen, shape_config
 
@@ -48,13 +49,13 @@ def test_cached_attention_as_this_torch_spells_it():
 
 def test_a_decode_step_never_waits_for_the_gpu(monkeypatch):
     """The step that is recorded as a CUDA graph: cache, decode copy and sampler on the meta device."""
-    monkeypatch.setattr(rollout, 'varlen_works', lambda q, k: True)
+    monkeypatch.setattr(decoder, 'varlen_works', lambda q, k: True)
     monkeypatch.setattr(torch, 'autocast', lambda *_, **__: contextlib.nullcontext())  # the meta device has none
     lm = load_model('tiny', META)
-    cache = rollout.KVCache(lm.config, 4, 32, META, torch.bfloat16)
+    cache = decoder.KVCache(lm.config, 4, 32, META, torch.bfloat16)
     cache.begin_decode(torch.zeros(4, dtype=torch.long, device=META), 32)
     ids = torch.zeros(4, dtype=torch.long, device=META)
-    logits = rollout.Decoder(lm, torch.bfloat16, 32)(ids, cache.positions, cache)
+    logits = decoder.Decoder(lm, torch.bfloat16, 32)(ids, cache.positions, cache)
     assert logits.shape == (4, lm.config.vocab_size)
     uniform = torch.zeros(4, dtype=torch.float64, device=META)
     assert rollout.sample_token(logits, 1.0, uniform)[0].shape == (4,)
@@ -152,7 +153,7 @@ class RecordingCuda:
 def test_graphs_share_one_pool_and_one_stream():
     """Every call makes one token: a new size runs once and is recorded, a known one is replayed, the size rounded up."""
     cuda = RecordingCuda()
-    advance = rollout.StepGraphs(cuda.step, slots=40, cuda=cuda)
+    advance = decoder.StepGraphs(cuda.step, slots=40, cuda=cuda)
     for rows in (40, 33, 31, 5, 8, 32):
         advance(rows)
     assert [event for event in cuda.events if event != 'wait'] == [

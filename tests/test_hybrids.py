@@ -39,7 +39,7 @@ def gradient(ns, groups, ranks=1, change=None):
     """
     policy = ns['policy'].double()
     if ns.get('reference'):
-        ns['reference'].double()
+        ns['kl_reference'].double()
     policy.no_sync = nullcontext
     policy.zero_grad()
     for rank in range(ranks):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model as model_module
-import rollout
+import decoder
 from configurator import UserError
 from data import byte_tokenizer, collate, stop_ids
 from model import Policy, TokenLogprobs, load_config, load_model, memory_plan, save_model, varlen_is_right
@@ -234,8 +234,8 @@ def test_an_architecture_the_decode_copy_does_not_know(tmp_path):
 
 def test_a_decode_copy_that_computes_something_else_is_not_used(lm, monkeypatch):
     """Its logits are compared with the model's before its first use: names alone are no proof."""
-    monkeypatch.setattr(rollout, 'decodable', {})
-    monkeypatch.setattr(rollout, 'rms_norm', lambda x, norm: x)
+    monkeypatch.setattr(decoder, 'decodable', {})
+    monkeypatch.setattr(decoder, 'rms_norm', lambda x, norm: x)
     with pytest.warns(UserWarning, match='no fast decoding'):
         broken = generate(lm, PROMPTS, 1, 8, 0.0, STOPS)
     monkeypatch.undo()

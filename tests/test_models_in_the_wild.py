@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import data
+import decoder
 import model as model_module
-import rollout
 from data import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, level_of, levels, rl_prompts, sft_examples
 from model import check_token_ids, load_config, load_model
 from rollout import generate
@@ -238,7 +238,7 @@ def test_out_of_memory_is_not_a_fault_of_the_checkpoint(plain, monkeypatch, erro
     monkeypatch.setattr(AutoModelForCausalLM, 'from_pretrained', fail)
     with pytest.raises(type(error)):
         load_model(str(plain))
-    monkeypatch.setattr(rollout, 'twin', fail)
+    monkeypatch.setattr(decoder, 'twin', fail)
     with pytest.raises(type(error)):
         generate(made('llama'), [[1, 2]], 1, 2, 0.0, [])
 
@@ -392,15 +392,15 @@ def test_no_difference_hides_in_the_rounding_of_bf16():
     """A quarter of SmolLM3's layers does not rotate: with three tokens before it a token hardly tells."""
     model = made('smollm3', num_hidden_layers=4)
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
-        assert rollout.decoder_error(model, torch.bfloat16, 3) < 0.05
-        assert 'in fp32 its logits differ' in rollout.why_no_decoder(model, torch.bfloat16)
-        assert rollout.why_no_decoder(made('llama'), torch.bfloat16) is None
+        assert decoder.decoder_error(model, torch.bfloat16, 3) < 0.05
+        assert 'in fp32 its logits differ' in decoder.why_no_decoder(model, torch.bfloat16)
+        assert decoder.why_no_decoder(made('llama'), torch.bfloat16) is None
 
 
 def test_a_trial_leaves_the_random_numbers_alone():
     model = made('llama')
     before = torch.random.get_rng_state()
-    rollout.twin(model)
+    decoder.twin(model)
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -35,7 +35,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, TrainerCall
 
 from configurator import configure, one_of
 from model import Documents, Policy, TokenLogprobs, head_size, load_model
-from rollout import KVCache, generate
+from decoder import KVCache
+from rollout import generate
 from tools.script import advance, start
 
 # --- config -------------------------------------------------------------------

@@ -457,7 +457,7 @@ def sft(shape, batch_size=64, steps=3, with_profile=False, **knobs):
         names = script.names
         model = names['policy'].model
         plan = M.memory_plan(model.config, 1, names['micro_batch_tokens'], names['activation_checkpointing'],
-                             bf16=names['dtype'] == 'bfloat16')
+                             bf16=names['compute_dtype'] == torch.bfloat16)
         mfu = tokens_s * flops_of_a_token(model, lengths) / PEAK_FLOPS
         note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=mfu, first_step_s=first_step,
              loss=last['loss'], plan_gb=plan['peak'], **memory)
@@ -506,7 +506,7 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
 
         plan = M.memory_plan(
             model.config, 1, micro_batch_tokens, activation_checkpointing=True,
-            bf16=names['dtype'] == 'bfloat16', kv_cache_gb=kv_cache_gb, rollout_rows=completions,
+            bf16=names['compute_dtype'] == torch.bfloat16, kv_cache_gb=kv_cache_gb, rollout_rows=completions,
             max_new_tokens=new)
         figures = {key: last[key] for key in (
             'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
