@@ -285,14 +285,16 @@ def test_expected_prefix_share(load):
     assert shares[0] == math.floor(draw.uniform(0.95, 0.95) * 10000) / 10000
 
 
-# --- an advantage for each token -----------------------------------------------
-def unpacked_logprobs(plain, completion, temperature):
-    """Log-probs (T,) of a completion's tokens, by transformers' own forward of this completion alone."""
+# --- losses by hand, in float64, without packing --------------------------------
+def unpacked_logits(plain, completion):
+    """Logits (T, V) of a completion's tokens, by transformers' own forward of this completion alone."""
     ids = torch.tensor([[*completion.prompt_ids, *completion.ids]])
-    logits = plain(input_ids=ids).logits[0] / temperature
-    n_prompt = len(completion.prompt_ids)
-    logprobs = logits[n_prompt - 1:-1].log_softmax(-1)  # those that predict the completion's tokens
-    return logprobs.gather(1, ids[0, n_prompt:, None])[:, 0]
+    return plain(input_ids=ids).logits[0, len(completion.prompt_ids) - 1:-1]
+
+
+def picked(full, completion):
+    """Log-probs (T,) of a completion's tokens, from those of the vocabulary (T, V)."""
+    return full.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
 
 
 @pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py'])
@@ -317,9 +319,91 @@ def test_an_advantage_for_each_token(load, start_model, script):
     plain = weights_module.load_model(start_model, attention='sdpa').double()
     loss = 0
     for completion in completions:
-        loss = loss - (completion.advantage * unpacked_logprobs(plain, completion, 0.7)).sum()
+        logprobs = picked((unpacked_logits(plain, completion) / 0.7).log_softmax(-1), completion)
+        loss = loss - (completion.advantage * logprobs).sum()
     (loss / sum(len(completion.ids) for completion in completions)).backward()
     close(ours, torch.cat([p.grad.flatten() for p in plain.parameters()]))
+
+
+def test_hybrids_by_hand(load, start_model):
+    """A second update on free and hybrid completions: of prefixes A * grad log pi of the half of highest entropy, of sampled
+    tokens the clipped ratio, with the weight that the sampler's log-probs give."""
+    ns = load('prefix_rft.py', '--group_size=4', '--n_prefix=2', '--prefix_low=0.3', '--prefix_high=0.7', '--prefix_entropy=0.5',
+              '--importance_cap=2.0')
+    groups = ns['rollout'](list(range(6)), 0)
+
+    def after_an_update(micro):
+        logprobs, _ = ns['forward'](ns['policy'], micro)
+        micro['old_logprobs'] = 1.3 * logprobs.detach()  # so that ratios are over 1, some over 1.28
+    ours = gradient(ns, groups, change=after_an_update)
+
+    plain = weights_module.load_model(start_model, attention='sdpa').double()
+    objective, n_clipped, n_hybrids = 0, 0, 0
+    for completion in (completion for group in groups for completion in group.completions):
+        advantage, n_prefix = float(completion.advantage), len(completion.prefix_ids)
+        full = unpacked_logits(plain, completion).log_softmax(-1)
+        logprobs = picked(full, completion)
+        entropy = -(full.exp() * full).sum(-1)
+        kept = entropy[:n_prefix].topk(math.ceil(n_prefix / 2)).indices
+        objective = objective + advantage * logprobs[kept].sum()
+
+        sampled = logprobs[n_prefix:]
+        old = 1.3 * sampled.detach()
+        ratio = torch.exp(sampled - old)
+        unclipped, clipped = ratio * advantage, ratio.clamp(0.8, 1.28) * advantage
+        correction = torch.exp(old - completion.sampler_logprobs).clamp(max=2.0)
+        objective = objective + (correction * torch.min(unclipped, clipped)).sum()
+        n_clipped += int((clipped < unclipped).sum())
+        n_hybrids += advantage != 0 and n_prefix > 0
+    assert n_clipped > 0 and n_hybrids > 0
+    (-objective / (24 * 24)).backward()  # max_new_tokens x completions
+    close(ours, torch.cat([p.grad.flatten() for p in plain.parameters()]))
+
+
+@pytest.mark.parametrize('script, flags', [('hpt.py', []), ('prefix_rft.py', ['--prefix_low=0.3', '--prefix_entropy=0.5'])])
+def test_logged_statistics_by_hand(monkeypatch, start_model, rows, tmp_path, script, flags):
+    """The first step's line: demonstrations and prefixes are not in the policy's entropy, and have statistics of their own."""
+    flags = [f'--model={start_model}', f'--data={rows}', '--eval_prompts=', '--max_new_tokens=24', '--prompts_per_step=8', '--group_size=4',
+             '--max_steps=1', '--sample_every=0', *flags]
+    ns = before_loop(monkeypatch, script, *flags, f'--out_dir={tmp_path}/names')
+    groups = ns['rollout'](ns['order'].take(8), 0)
+    inside(monkeypatch, script, *flags, f'--out_dir={tmp_path}/run')
+    (record,) = read_log(f'{tmp_path}/run')
+
+    plain = weights_module.load_model(start_model, attention='sdpa')
+    entropies, losses = [], []  # of tokens
+    pull, prefix_pull = 0, 0
+    completions = [completion for group in groups for completion in group.completions]
+    with torch.no_grad():
+        for completion in completions:
+            if completion.advantage == 0:
+                continue
+            n_prefix = len(completion.prefix_ids) if script == 'prefix_rft.py' else 0
+            full = unpacked_logits(plain, completion).log_softmax(-1)
+            entropy = -(full.exp() * full).sum(-1)
+            entropies += entropy[n_prefix:].tolist()
+            pulls = abs(float(completion.advantage)) * (1 - picked(full, completion).exp())
+            kept = entropy[:n_prefix].topk(math.ceil(n_prefix / 2)).indices
+            prefix_pull += pulls[kept].sum().item()
+            pull += pulls[kept].sum().item() + pulls[n_prefix:].sum().item()
+        if script == 'hpt.py':
+            for group in groups:
+                if group.learns_demonstration:
+                    demonstration = ns['Demonstration'](group.prompt['ids'], group.prompt['demonstration'])
+                    full = unpacked_logits(plain, demonstration).log_softmax(-1)
+                    losses += (-picked(full, demonstration)).tolist()
+    assert record['policy/entropy'] == pytest.approx(sum(entropies) / len(entropies), rel=1e-3)
+    if script == 'hpt.py':
+        assert record['hpt/sft_loss'] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert record['hpt/sft_frac'] == sum(group.learns_demonstration for group in groups) / 8
+        return
+    assert 0 < prefix_pull < pull and record['prefix/grad_frac'] == pytest.approx(prefix_pull / pull, rel=1e-3)
+    hybrids = [completion for completion in completions if completion.is_hybrid]
+    assert len(hybrids) == 8
+    assert record['prefix/reward_hybrid'] == pytest.approx(sum(c.reward for c in hybrids) / 8)
+    assert record['prefix/reward_free'] == pytest.approx(sum(c.reward for c in completions if not c.is_hybrid) / 24)
+    shares = [len(c.prefix_ids) / (len(group.prompt['demonstration']) - 1) for group, c in zip(groups, hybrids)]  # without the end
+    assert record['prefix/len_frac'] == pytest.approx(sum(shares) / 8)
 
 
 # --- runs ----------------------------------------------------------------------
