@@ -94,6 +94,16 @@ def test_the_self_test_may_run_inside_a_checkpointed_layer(stand_in_kernel):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6 * b.abs().max())
 
 
+@pytest.mark.parametrize('value', [float('nan'), 1.0])
+@pytest.mark.parametrize('kernel', ['packed_varlen', 'cached_varlen'])
+def test_the_self_test_sees_what_a_wrong_kernel_writes(stand_in_kernel, monkeypatch, kernel, value):
+    """NaN too, in any of the compared tensors: a decode kernel of torch 2.13 writes it (pytorch issue 194167)."""
+    right = getattr(model_module, kernel)
+    monkeypatch.setattr(model_module, kernel, lambda *arguments: right(*arguments) * 0 + value)
+    with pytest.warns(UserWarning, match='SDPA is used instead'):
+        assert not model_module.varlen_is_right(torch.device('cpu'), torch.bfloat16, 4, 2, 32)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_checkpointed_training_on_a_gpu():
     """The same with the real kernel, first used inside a checkpointed layer."""

@@ -224,6 +224,7 @@ def test_options_of_the_optimizer_take_effect_on_resume(run, monkeypatch, tmp_pa
 @pytest.mark.parametrize('flag, words', [
     ('--shard_optimizer=False', 'started with shard_optimizer=True, which cannot become shard_optimizer=False'),
     ('--model=random:tiny', 'started with model=tiny, which cannot become model=random:tiny'),
+    ('--seed=7', 'started with seed=1337, which cannot become seed=7'),
     ('--overwrite=True', 'overwrite')])
 def test_settings_that_a_resumed_run_cannot_change(monkeypatch, tmp_path, some_rows, flag, words):
     flags = ['--batch_size=4', some_rows[0], '--eval_data=', '--eval_prompts=', '--max_steps=1', f'--out_dir={tmp_path}/x']

@@ -158,6 +158,17 @@ def test_an_advantage_may_be_one_number_or_one_a_token(grpo):
     assert of_last_token.norm() > 1e-4 and not torch.allclose(of_last_token, plain)
 
 
+@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('standard', [True, False])
+def test_equal_rewards_have_no_advantage(monkeypatch, rows, tmp_path, script, standard):
+    """Exactly 0, although the mean of such rewards is not always equal to them in fp32."""
+    ns = before_loop(monkeypatch, script, '--model=tiny', f'--data={rows}', '--eval_prompts=', f'--advantage_std={standard}', '--group_size=7',
+                     f'--out_dir={tmp_path}/x')
+    for reward in (0.0, 0.1, 0.3, 0.7, 1 / 3, 1.0):
+        assert not ns['advantages_of'](torch.full((7,), reward)).any()
+    assert ns['advantages_of'](torch.tensor([0.3] * 6 + [0.4])).all()
+
+
 def test_importance_cap(grpo):
     """The gradient is scaled by the trainer's probability over the sampler's, at most by the cap; 0 leaves it alone."""
     micro_batches = grpo['micro_batches_of'](grpo['rollout'](list(range(16)), 0))
