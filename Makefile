@@ -108,11 +108,11 @@ results: .venv/run
 	$(RUN) -m tools.results
 
 test: .venv/dev
-	@echo "behaviour: MINUTES on 2 cores"
+	@echo "behaviour: about 4 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev
-	@echo "style, README and docs, exercises, ablations, then every mutant: HOURS on 2 cores"
+	@echo "style, README and docs, exercises, ablations, then every mutant: about 10 minutes on 2 cores"
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/release
 	$(RUN) tests/release/mutants.py

@@ -87,7 +87,7 @@ MUTANTS = [
     (10, 'prefix_rft.py', 'positions = (is_prefix & (doc == sequence))', 'positions = is_prefix', HYBRIDS + 'test_entropy_filter_by_hand'),
     (10, 'prefix_rft.py', "rewards[:n_free] if prefix_baseline == 'free' else rewards", 'rewards[:n_free]',
      HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
-    (10, 'prefix_rft.py', 'len(demonstration) - 1)', 'len(demonstration))', HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'prefix_rft.py', 'len(demonstration) - 1)', 'len(demonstration))', HYBRIDS + 'test_a_prefix_leaves_the_last_token_and_the_end_to_the_model'),
     (10, 'prefix_rft.py', 'return self.prefix_ids + self.sampled_ids',
      "return (tokenizer(' ' + tokenizer.decode(self.prefix_ids))['input_ids'] if self.prefix_ids else []) + self.sampled_ids",
      HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
