@@ -306,7 +306,7 @@ def decoder_of(model, dtype, length):
     if dtype not in trials:
         reason = why_no_decoder(model, dtype)
         if reason is not None:
-            check_own_forward(model, dtype)
+            check_model_forward(model, dtype)
             warnings.warn(f'{type(model).__name__}: no fast decoding of this architecture, '
                           f'its own forward is used ({reason})', stacklevel=2)
         trials[dtype] = reason is None
@@ -317,10 +317,10 @@ def decoder_of(model, dtype, length):
     beyond_window = window is not None and length > window
     if trials[dtype] and not beyond_window:
         return Decoder(model, dtype, length)
-    return own_forward(model)
+    return model_forward(model)
 
 
-def own_forward(model):
+def model_forward(model):
     """A function like a Decoder that runs the model's own forward.
 
     `keep_casts` is that of callers_autocast.
@@ -428,11 +428,11 @@ def decoder_error(model, dtype, last):
     decoder = Decoder(model, dtype, last + 1)
     found = decoder(new_id, new_position, cache)
     # The model overwrites the decoder's key and value of the fourth token with its own.
-    expected = own_forward(model)(new_id, new_position, cache, keep_casts=False)
+    expected = model_forward(model)(new_id, new_position, cache, keep_casts=False)
     return relative_error(found, expected)
 
 
-def check_own_forward(model, dtype):
+def check_model_forward(model, dtype):
     """UserError unless the model gives a token the same logits with the KV cache as without it.
 
     The cache holds one key and one value for each layer, token and key head. Some architectures
@@ -444,7 +444,7 @@ def check_own_forward(model, dtype):
     try:
         # the fourth token after three in the cache
         cache = prefill_three(model, dtype, ids[:3], positions[:3])
-        found = own_forward(model)(ids[3:], positions[3:], cache, keep_casts=False)
+        found = model_forward(model)(ids[3:], positions[3:], cache, keep_casts=False)
         # all four tokens as one document
         with callers_autocast(model.device, keep_casts=False):
             output = model.base_model(

@@ -39,7 +39,7 @@ out_dir = 'out/dpo'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
 overwrite = False  # start afresh in an out_dir that holds another run
 # loss
-loss_type = 'dpo_norm'  # 'dpo' (sums of log-probs), 'dpo_norm', 'ipo', 'simpo' (means over own tokens)
+loss_type = 'dpo_norm'  # 'dpo' (sums of log-probs), 'dpo_norm', 'ipo', 'simpo' (means over a side's tokens)
 beta = 5.0  # goes with loss_type, see the loss: dpo 0.1, dpo_norm 5, ipo 0.1, simpo 2
 gamma_beta_ratio = 0.5  # of simpo: its target margin / beta, nats a token
 label_smoothing = 0.0  # share of pairs taken to be swapped (cDPO); not for ipo
@@ -486,13 +486,13 @@ while True:
                         '--resume=True goes on from the last checkpoint')
 
     # checkpoint
-    stop_asked = any(gather(stop.asked))
-    if step >= max_steps or stop_asked or evaluation_due() or due(checkpoint_every):
+    stop_requested = any(gather(stop.requested))
+    if step >= max_steps or stop_requested or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
         if rank == 0:
             save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
         gather(None)  # the others wait until the model is written
-    if stop_asked:
+    if stop_requested:
         break
 
 # --- clean up -----------------------------------------------------------------

@@ -344,8 +344,8 @@ def rollout(indices, first_place):
 
     `first_place` is the first prompt's place in the row order. Places and `seed` decide what is
     sampled, so that (up to rounding) it is the same on any number of ranks. An advantage that needs
-    more than its own group (the mean of a batch) belongs after this, in sample_groups: here a rank
-    knows its own groups alone.
+    more than its group (the mean of a batch) belongs after this, in sample_groups: here a rank
+    knows only the groups that it samples.
     """
     # each rank samples the completions of its share of the prompts
     my_places = range(len(indices))[rank::world_size]
@@ -460,7 +460,7 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
 
     n_updates updates divide the groups of a rollout, `rollout_groups`, among them; `groups` is the
     share of one. (By default one update takes all of them.) The loss is one sum over the tokens of
-    all ranks, each with a weight of its own, so that the number of ranks, micro_batch_tokens and
+    all ranks, each with its weight, so that the number of ranks, micro_batch_tokens and
     packing do not change it. The weights are 1 / (the rollout's totals / n_updates): a completion
     weighs the same in a share of few groups and in one of many.
     """
@@ -725,13 +725,13 @@ while True:
                             '--resume=True goes on from the last checkpoint')
 
     # checkpoint, between rollouts: no completion waits for its update
-    stop_asked = any(gather(stop.asked))
-    if step >= max_steps or stop_asked or evaluation_due() or due(checkpoint_every):
+    stop_requested = any(gather(stop.requested))
+    if step >= max_steps or stop_requested or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
         if rank == 0:
             save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
         gather(None)  # the others wait until the model is written
-    if stop_asked:
+    if stop_requested:
         break
 
 # --- clean up -----------------------------------------------------------------

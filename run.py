@@ -214,10 +214,10 @@ def console_line(metrics):
 
 # --- a clean stop -------------------------------------------------------------
 class Stop:
-    """Whether a signal has asked this process to stop, and when."""
+    """Whether a signal tells this process to stop, and when."""
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
         self.time = 0.0  # seconds, of the first signal
 
 
@@ -231,8 +231,8 @@ def catch_stop():
 
     def handler(number, frame):
         # the first signal only leaves a note, which the script reads after its step
-        if not stop.asked:
-            stop.asked = True
+        if not stop.requested:
+            stop.requested = True
             stop.time = time.time()
             if RANK == 0:
                 # not print(), whose buffer the signal may have interrupted
@@ -255,7 +255,7 @@ def finish(out_dir, stop):
     """
     # the command that goes on is worth a line only if the run was stopped
     if RANK == 0:
-        hint = '; --resume=True goes on' if stop.asked else ''
+        hint = '; --resume=True goes on' if stop.requested else ''
         print(f'model, log.jsonl and state/ are in {out_dir}{hint}')
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -276,21 +276,21 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
         'seed': config['seed'],
         **counters}
     # Adam's moments: with ZeRO each rank has its share, and writes it to its own file
-    own = local_optimizer(optimizer).state_dict()
-    save_state(config['out_dir'], RANK, own, shared, barrier=lambda: gather(None))
+    of_rank = local_optimizer(optimizer).state_dict()
+    save_state(config['out_dir'], RANK, of_rank, shared, barrier=lambda: gather(None))
 
 
 def load_checkpoint(config, world_size):
     """{'shared': what save_checkpoint saved, 'optimizer': this rank's share}. Raises UserError."""
     # another seed would deal out other rows, and draw another start model to take the KL to
-    shared, own = load_state(
+    shared, of_rank = load_state(
         config['out_dir'], RANK, world_size, model=config['model'],
         shard_optimizer=config['shard_optimizer'], seed=config['seed'])
-    return {'shared': shared, 'optimizer': own}
+    return {'shared': shared, 'optimizer': of_rank}
 
 
-def save_state(out_dir, rank, own, shared, barrier):
-    """Writes out_dir/state: `own` by every rank, `shared` by rank 0.
+def save_state(out_dir, rank, of_rank, shared, barrier):
+    """Writes out_dir/state: `of_rank` by every rank, `shared` by rank 0.
 
     `barrier` waits for all ranks. The old state stays until the new one is whole; it then has the
     name state.old until it is replaced. UserError: the disk failed; the old state is as it was.
@@ -306,7 +306,7 @@ def save_state(out_dir, rank, own, shared, barrier):
     barrier()  # outside disk_errors: that another rank has died is no error of the disk
 
     # each rank writes its files, each file with its checksum beside it
-    files = {f'rank{rank}.pt': own}
+    files = {f'rank{rank}.pt': of_rank}
     if rank == 0:
         files['shared.pt'] = shared
     with disk_errors(new):
@@ -332,7 +332,7 @@ def save_state(out_dir, rank, own, shared, barrier):
 
 
 def load_state(out_dir, rank, world_size, **fixed):
-    """(shared, own) as save_state saved them, on the CPU.
+    """(shared, of_rank) as save_state saved them, on the CPU.
 
     `fixed`: settings that a run keeps, as they are now; `shared` has them as they were. UserError:
     there is no state, it is damaged, another number of ranks wrote it, or a fixed setting changed.
@@ -348,7 +348,7 @@ def load_state(out_dir, rank, world_size, **fixed):
     if shared['world_size'] != world_size:
         raise UserError(f'{folder} was written by {shared["world_size"]} ranks, '
                         f'this run has {world_size}: resume with as many')
-    own = load_file(f'{folder}/rank{rank}.pt', out_dir)
+    of_rank = load_file(f'{folder}/rank{rank}.pt', out_dir)
 
     # settings that say what the saved tensors mean
     for key, value in fixed.items():
@@ -366,7 +366,7 @@ def load_state(out_dir, rank, world_size, **fixed):
         if size < shared['log_bytes']:
             raise UserError(f'{log_path} lost lines of before the checkpoint: put it back, '
                             f'or --model={out_dir}')
-    return shared, own
+    return shared, of_rank
 
 
 def load_file(path, out_dir):

@@ -7,14 +7,14 @@
 The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference policy) x advantage x
 likelihood gradient. For SFT:
 
-    mask                  supervised tokens: what assistants say and the end of their turn
+    mask                  supervised tokens: the assistants' turns and the end of each
     reference policy      the current policy itself, so 1/pi * grad pi = grad log pi
     advantage             1
     likelihood gradient   grad pi(token | the document before it)
 
 Deviations from the usual script: (1) the loss is a sum over supervised tokens divided by their number in the
 whole step, over all ranks and micro-batches, whatever the packing; (2) documents in a packed row do not see
-each other; (3) a row whose mask cannot be shown right is dropped.
+each other; (3) a row whose mask cannot be checked against the chat template is dropped.
 """
 import math
 import time
@@ -360,13 +360,13 @@ while True:
                         '--resume=True goes on from the last checkpoint')
 
     # checkpoint
-    stop_asked = any(gather(stop.asked))
-    if step >= max_steps or stop_asked or evaluation_due() or due(checkpoint_every):
+    stop_requested = any(gather(stop.requested))
+    if step >= max_steps or stop_requested or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
         if rank == 0:
             save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
         gather(None)  # the others wait until the model is written
-    if stop_asked:
+    if stop_requested:
         break
 
 # --- clean up -----------------------------------------------------------------
