@@ -473,8 +473,8 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
 
     # Completions without an advantage are left out: their gradient is 0 as long as every term of the
     # loss is multiplied by the advantage. The KL is not, so with it all are computed. If you add a
-    # term to policy_loss that is not (an entropy bonus), set this to True. The totals above count
-    # them either way.
+    # term to policy_loss that is not (an entropy bonus), set needs_all to True. The totals above
+    # count them either way.
     needs_all = beta > 0
     completions = trained_completions(groups)
     if not needs_all:
