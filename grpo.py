@@ -20,9 +20,9 @@ Deviations from Shao et al.:
 1. The loss is a sum over completion tokens divided by their number in the whole step, on all ranks (DAPO,
    arXiv 2503.14476); `loss_denominator` has GRPO's and Dr. GRPO's too.
 2. No KL and no second model unless beta > 0.
-3. One update per rollout by default: the ratio is then 1 and nothing is clipped. Several updates divide the
-   groups of a rollout among them, so that no completion is trained on twice.
-4. The ratio is clipped at 1 + clip_high = 1.28, above more than below (DAPO's clip-higher).
+3. One update per rollout by default: the ratio is then 1 and nothing is clipped. updates_per_rollout splits
+   the groups of a rollout; it is not the paper's mu, the number of passes over the same completions.
+4. The ratio is clipped above at 1 + clip_high = 1.28, below at 1 - clip_low = 0.8 (DAPO's clip-higher).
 5. The k3 estimate of the KL is multiplied by the ratio, without which its gradient is not the KL's
    (DeepSeek-V3.2, arXiv 2512.02556).
 6. Sampled ids are trained on, never text that is encoded again, at the temperature of sampling.
@@ -35,10 +35,10 @@ From a prompt to the gradient:
     accumulate_gradients      forward, policy_loss, backward of each micro-batch
     the loop at the end       evaluate, rollout, updates, log, checkpoint
 
-The value of the loss says little, its gradient counts. At ratio 1, without KL and importance weights, the
-value is minus the weighted mean of the advantages. With loss_denominator='sequences' all completions weigh
-the same, their advantages cancel, and it is 0. With 'tokens' long completions weigh more, and where length
-goes along with reward it is not 0.
+The value of the loss says little, its gradient counts. At ratio 1 (and without KL, importance weights and
+mask_truncated) the value is minus the weighted mean of the advantages. With loss_denominator='sequences'
+all completions weigh the same, their advantages cancel, and it is 0. With 'tokens' long completions weigh
+more, and where length goes along with reward it is not 0.
 """
 import math
 import time
@@ -59,7 +59,7 @@ out_dir = 'out/grpo'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
 overwrite = False  # start afresh in an out_dir that holds another run
 # rollouts
-prompts_per_step = 32  # prompts per rollout, over all GPUs
+prompts_per_step = 32  # prompts of a rollout, over all GPUs; its updates share them
 group_size = 8  # completions of each prompt
 max_new_tokens = 64  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
@@ -72,7 +72,7 @@ advantage_std = True  # divide the centred rewards by the group's std; False: on
 updates_per_rollout = 1  # optimizer steps on one rollout, each on its share of the groups
 clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
 loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
-importance_cap = 0.0  # 0: off; 2: weigh a token by its probability, trainer's / sampler's, at most 2
+importance_cap = 0.0  # 0: off; 2: times min(2, the token's probability by the trainer / by the sampler)
 beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
 micro_batch_tokens = 8192  # tokens in one forward, per GPU; a longer sequence is alone in one
 max_steps = 100  # optimizer steps
@@ -194,8 +194,8 @@ else:
 
 
 def learning_rate_at(step):
-    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`, which
-    reaches min_learning_rate at the last update."""
+    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`. Cosine and
+    linear reach min_learning_rate at the last update, constant stays at the peak."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
@@ -294,7 +294,7 @@ def rollout(indices, first_place):
     """Samples and judges group_size completions of each of these prompts; every rank gets all Groups.
 
     `first_place` is the first prompt's place in the row order. Places and `seed` decide what is
-    sampled, so that (up to rounding) it is the same on any number of ranks. An advantage that needs
+    sampled: the same on any number of ranks, unless rounding flips a token. An advantage that needs
     more than its group (the mean of a batch) belongs after this, in sample_groups: here a rank
     knows only the groups that it samples.
     """
@@ -406,8 +406,9 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
     n_updates updates divide the groups of a rollout, `rollout_groups`, among them; `groups` is the
     share of one. (By default one update takes all of them.) The loss is one sum over the tokens of
     all ranks, each with its weight, so that the number of ranks, micro_batch_tokens and
-    packing do not change it. The weights are 1 / (the rollout's totals / n_updates): a completion
-    weighs the same in a share of few groups and in one of many.
+    packing do not change it. Every share is divided by the average size of a share (the rollout's
+    totals / n_updates), not by its size: a completion weighs the same in a large share and in a
+    small one.
     """
     in_rollout = trained_completions(rollout_groups or groups)
     total_tokens = sum(len(completion.ids) for completion in in_rollout) / n_updates
@@ -469,8 +470,9 @@ def forward(module, micro):
 def add_fixed_logprobs(micro_batches, n_updates):
     """Adds the log-probs (N,) that stay as they are while the updates on a rollout change the policy.
 
-    The sampler's log-probs are not taken for the old ones: they are rounded in another way, and the
-    ratio would not be 1 at the first update.
+    The trainer scores the old ones, although the sampler has log-probs too: the ratio is to say how
+    far the updates have moved the policy, and nothing else. That sampler and trainer round
+    differently is importance_cap's business.
     """
     for micro in micro_batches:
         with torch.no_grad():
@@ -498,7 +500,9 @@ def policy_loss(logprobs, entropy, micro):
         correction = torch.exp(old_logprobs - micro['sampler_logprobs'])
         weight = weight * correction.clamp(max=importance_cap)
 
-    # equation 3 of Shao et al.: the minimum is the mask, because the clipped side has no gradient
+    # Equation 3 of Shao et al. The minimum is the mask: a token has no gradient where the clamped
+    # side is smaller, at advantage > 0 and ratio > 1 + clip_high, or advantage < 0 and
+    # ratio < 1 - clip_low.
     ratio = torch.exp(logprobs - old_logprobs)  # (N,), its gradient is grad pi / pi_old
     unclipped = ratio * advantage
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
@@ -544,7 +548,8 @@ def accumulate_gradients(micro_batches):
 
 
 # --- resume, log --------------------------------------------------------------
-# step counts updates, samples the completions trained on, tokens these with their prompts
+# step counts updates; samples the completions of their groups, also those that the loss leaves
+# out; tokens these with their prompts
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -556,7 +561,8 @@ stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights; after a step their checkpoint is written, an error here loses nothing
+    # evaluate these weights; the loop has saved them before (but for step 0), so that an error here
+    # loses no training
     if evaluation_due():
         log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
@@ -593,7 +599,7 @@ while True:
             parameter_group['lr'] = learning_rate_at(step)
         if grad_norm.isfinite():
             skipped = 0
-            # with a gradient of 0 (no group has spread) Adam's momentum still moves the weights
+            # a gradient of 0 (no group has spread) is an update like any other: momentum goes on
             optimizer.step()
         else:
             skipped += 1
@@ -602,7 +608,8 @@ while True:
         step += 1
         samples += group_size * len(share)
 
-        # log; the policy's means are over the scored tokens, those of completions not left out
+        # log; the policy's means are over the scored tokens: those of groups with spread, or with
+        # beta > 0 of all; they are 0 where there are none
         totals = sum_over_ranks(totals)
         scored = max(1, totals['scored'])
         seconds = time.time() - start

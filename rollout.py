@@ -53,9 +53,9 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     the most probable token. A completion ends at a token of `stop_ids` or after `max_new_tokens`.
 
     `prompts` are lists of token ids. `seeds` holds a key for each prompt, an int or a tuple that
-    random_stream takes. A completion depends on its prompt's seed and its place in the group. Up to
-    rounding it does not depend on the batch, the size of the KV cache or the number of ranks. The
-    KV cache takes `kv_cache_gb` GB (1e9 bytes), or less if the GPU has less. `progress` is the
+    random_stream takes. A completion depends on its prompt's seed and its place in the group. It does
+    not depend on the batch, the size of the KV cache or the number of ranks, unless rounding flips
+    a token. The KV cache takes `kv_cache_gb` GB (1e9 bytes), or less if the GPU has less. `progress` is the
     label of a progress bar; None: no bar.
 
     Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
@@ -91,8 +91,9 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     while state.waiting or state.used:
         refill(model, state)
         for _ in range(steps_per_look):
-            # Each slot gets one token at most, so this bound needs no look at the GPU. It is raised
-            # here, because a step that is replayed as a CUDA graph runs no Python.
+            # Each slot gets one token at most, so this bound needs no look at the GPU. Only SDPA's
+            # mask depends on it: in a step recorded as a CUDA graph it stays as it was, and does no
+            # harm, because the varlen kernel goes by `filled` alone.
             state.longest = min(state.longest + 1, slot_tokens)
             advance(state.used)
         decode_steps += steps_per_look
@@ -128,17 +129,21 @@ def number_of_slots(model, dtype, slot_tokens, n_requests, kv_cache_gb):
     """
     device = model.device
     room = kv_cache_gb * 1e9  # bytes
+    limit = 'kv_cache_gb'
     if device.type == 'cuda':
         # Free memory is what the driver can give and what torch has reserved but does not use.
         free_at_driver, _ = torch.cuda.mem_get_info(device)
         unused_in_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         # A tenth of it stays for what the prefills and decode steps compute.
-        room = min(room, 0.9 * (free_at_driver + unused_in_torch))
+        free = 0.9 * (free_at_driver + unused_in_torch)
+        if free < room:
+            room = free
+            limit = 'what the GPU has free'
     slot_bytes = slot_tokens * KVCache.token_bytes(model.config, dtype)
     slots = min(n_requests, int(room // slot_bytes))
     if slots < 1:
-        raise UserError(f'one row of {slot_tokens} tokens does not fit a KV cache of '
-                        f'{room / 1e9:.3g} GB: raise kv_cache_gb, or lower max_new_tokens')
+        raise UserError(f'a prompt and its completion, {slot_tokens} tokens, do not fit a KV cache of '
+                        f'{room / 1e9:.3g} GB ({limit}): raise it, or lower max_new_tokens')
     return slots
 
 
@@ -300,8 +305,8 @@ def pack_prompts(state):
     slot = state.used
     while state.waiting and slot < state.cache.slots:
         prompt = state.waiting[0].prompt
-        too_long = len(packed.ids) + len(prompt) > PREFILL_TOKENS
-        if too_long and packed.ids:
+        is_over = len(packed.ids) + len(prompt) > PREFILL_TOKENS
+        if is_over and packed.ids:
             break
 
         # as many requests of the group as there are free slots
@@ -477,7 +482,8 @@ def compact(state):
                      state.stopped, *state.cache.k, *state.cache.v):
         per_slot[holes] = per_slot[movers]
 
-    # A CUDA graph may have more slots than are in use. Let each free one read a single key.
+    # A CUDA graph runs its fixed number of slots, some of which may be free. With filled = 0 a free
+    # slot writes and reads position 0 alone, which the next prefill overwrites.
     state.alive[kept:used] = False
     state.filled[kept:used] = 0
 

@@ -162,8 +162,8 @@ else:
 
 
 def learning_rate_at(step):
-    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`, which
-    reaches min_learning_rate at the last update."""
+    """Learning rate of update `step`, counted from 0: a linear warm-up, then `schedule`. Cosine and
+    linear reach min_learning_rate at the last update, constant stays at the peak."""
     if step < warmup_steps:
         return learning_rate * (step + 1) / warmup_steps
     # the last update of the warm-up has learning_rate itself; from there to the end `done` is 0 to 1
@@ -297,7 +297,7 @@ def accumulate_gradients(micro_batches, supervised_tokens):
 
 
 # --- resume, log --------------------------------------------------------------
-# step counts updates, samples the completions trained on, tokens these with their prompts
+# step counts updates, samples rows, tokens all tokens of these
 step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
@@ -309,7 +309,7 @@ stop = catch_stop()
 
 # --- the loop -----------------------------------------------------------------
 while True:
-    # evaluate these weights; after a step their checkpoint is written, an error here loses nothing
+    # evaluate these weights; the loop has saved them before, so that an error here loses no training
     if evaluation_due():
         log({'step': step, 'samples': samples, 'tokens': tokens, **evaluate()})
     if step >= max_steps:
@@ -330,7 +330,7 @@ while True:
         parameter_group['lr'] = learning_rate_at(step)
     if grad_norm.isfinite():
         skipped = 0
-        # with a gradient of 0 (no group has spread) Adam's momentum still moves the weights
+        # a gradient of 0 (no group has spread) is an update like any other: momentum goes on
         optimizer.step()
     else:
         skipped += 1
