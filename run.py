@@ -267,7 +267,7 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
     shared = {
         'weights': policy.state_dict(),
         'position': order.position,
-        'world_size': len(gather(None)),
+        'world_size': dist.get_world_size() if dist.is_initialized() else 1,
         'wandb_id': log.wandb_id,
         'log_bytes': os.path.getsize(log.path) if RANK == 0 else 0,
         # settings that a resumed run cannot change
