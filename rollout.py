@@ -21,8 +21,8 @@ compact. decoder.py has what makes it fast: the KV cache, a decode copy of the w
 
 Sampler and trainer compute the same function, but they batch tokens differently and so round
 differently. In fp32 their log-probs agree to 1e-5. In bf16 the logits themselves are rounded to
-8 bits, and the log-probs differ by some hundredths of a nat: policy/mismatch in the log, 0.026 for
-SmolLM2-135M (README).
+8 significant bits, and the log-probs differ by some hundredths of a nat: policy/mismatch in the
+log, 0.026 for SmolLM2-135M (docs/questions.md).
 """
 import functools
 import sys
@@ -59,7 +59,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     label of a progress bar; None: no bar.
 
     Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
-    logprobs (fp32, at `temperature`) and stopped (False: cut at max_new_tokens).
+    logprobs (fp32, at `temperature`, or at 1 if it is 0), stopped (False: cut at max_new_tokens).
     Raises UserError if a prompt with its completion does not fit the model or the KV cache.
     """
     if not prompts:
@@ -73,6 +73,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     was_training = model.training
     model.eval()
     dtype = compute_dtype(model)
+    # a Decoder, or the model's own forward where a Decoder does not know the architecture
     decode = decoder_of(model, dtype, slot_tokens)
 
     # Slots share the memory that is left, so count them after the decoder has copied the weights.
@@ -196,7 +197,7 @@ class State:
     waiting: deque  # of Waiting, the next one first
 
     # the slots
-    cache: 'KVCache'  # keys and values of the S slots
+    cache: KVCache  # keys and values of the S slots
     used: int  # how many slots are in use
     longest: int  # upper bound of `filled` in the slots in use, known without a look at the GPU
     request: torch.Tensor  # (S,) the request in the slot
@@ -305,8 +306,8 @@ def pack_prompts(state):
     slot = state.used
     while state.waiting and slot < state.cache.slots:
         prompt = state.waiting[0].prompt
-        is_over = len(packed.ids) + len(prompt) > PREFILL_TOKENS
-        if is_over and packed.ids:
+        overflows = len(packed.ids) + len(prompt) > PREFILL_TOKENS
+        if overflows and packed.ids:
             break
 
         # as many requests of the group as there are free slots
@@ -428,7 +429,8 @@ def sample_token(logits, temperature, uniform):
     `uniform` (B,) holds numbers in [0, 1). The token is the first one at which the cumulative
     distribution of its row of logits (B, V) exceeds its number. The whole vocabulary takes part (no
     top-k, no top-p), and the host reads no value. Temperature 0 takes the most probable token, and
-    its log-prob is that at temperature 1.
+    its log-prob is that at temperature 1. The trainer scores the whole softmax at this temperature: a
+    sampler that cuts it (top-k, top-p) needs the same cut in model.py's TokenLogprobs.
     """
     divisor = 1.0 if temperature == 0 else temperature
     logprobs = torch.log_softmax(logits.float() / divisor, -1)  # (B, V)
