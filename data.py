@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 import verify
-from answers import THINKING_MARKS
+from rewards.answers import THINKING_MARKS
 from configurator import RANK, UserError
 
 SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']

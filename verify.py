@@ -30,11 +30,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
-from answers import GIVE_UPS, MAX_ANSWER, after_hashes, after_phrase, after_thinking, boxed, first_found
-from answers import loaded, need, tagged
-from ifeval import ifeval
-from latex import DOUBTFUL, MAX_DIGITS, ROUGH, SIGNS, TOKEN, exact, normal, same, tree, value
-from sandbox import PROGRAMS, code, sandboxed, tests_of
+from rewards.answers import GIVE_UPS, MAX_ANSWER, after_hashes, after_phrase, after_thinking, boxed, first_found
+from rewards.answers import loaded, need, tagged
+from rewards.ifeval import ifeval
+from rewards.latex import DOUBTFUL, MAX_DIGITS, ROUGH, SIGNS, TOKEN, exact, normal, same, tree, value
+from rewards.sandbox import PROGRAMS, code, sandboxed, tests_of
 
 gave_up = Counter()  # kind -> verdicts of 0.0 because neither right nor wrong could be shown
 bugs = Counter()  # kind -> those of them that are this file's (or the user function's) own fault

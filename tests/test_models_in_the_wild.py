@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers.utils.chat_template_utils as chat_template_utils
-from answers import after_thinking
+from rewards.answers import after_thinking
 from configurator import UserError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-import sandbox
+from rewards import sandbox
 import verify as module
-from ifeval import RULES, TULU
+from rewards.ifeval import RULES, TULU
 from verify import KINDS, boxed, check_truth, extract, gave_up, kind_of, verify
 
 

@@ -606,7 +606,7 @@ def bench_verify():
     from math_verify import parse
     from math_verify import verify as their_verify
 
-    from latex import normal, tree
+    from rewards.latex import normal, tree
     from verify import verify as our_verify
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     with open(os.path.join(root, 'tests', 'data', 'math500_answers.json')) as f:
@@ -637,7 +637,7 @@ def bench_verify():
 
 def hostile_truths():
     """[(kind of verifier, truth, name)]: one of each kind, and of IFEval each of its rules."""
-    from ifeval import RULES
+    from rewards.ifeval import RULES
     truths = [(kind, '7', kind) for kind in ('math', 'gsm8k', 'mcq')]
     truths.append(('countdown', {'numbers': [1], 'target': 1}, 'countdown'))
     for name, (keys, _) in RULES.items():
@@ -662,7 +662,7 @@ def argument_for(key):
 
 def print_slowest_verdicts(verify):
     """Prints the slowest verdict of each kind over all hostile texts."""
-    from ifeval import MAX_TEXT
+    from rewards.ifeval import MAX_TEXT
     truths = hostile_truths()
     slowest = {}  # kind: (seconds, name, unit)
     for unit in UNITS:

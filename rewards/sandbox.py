@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from answers import after_thinking, loaded, need
+from rewards.answers import after_thinking, loaded, need
 
 PROGRAMS = {  # language: file, compile, run, further names of the language
     'python': ('main.py', '', f'{sys.executable} main.py', 'py python3'),

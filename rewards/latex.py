@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from mpmath.ctx_mp import MPContext  # comes with torch's sympy
 
-from answers import GIVE_UPS, MAX_ANSWER, GaveUp, need
+from rewards.answers import GIVE_UPS, MAX_ANSWER, GaveUp, need
 
 MAX_DIGITS = 1000  # longer numbers are compared as text
 MAX_BITS, MAX_DEPTH, MAX_TOKENS, MAX_CALLS = 4000, 60, 400, 25  # of exact numbers and of expressions

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from answers import after_thinking, loaded, need
+from rewards.answers import after_thinking, loaded, need
 
 MAX_TEXT = 50000  # characters after any thinking; of longer ones the slowest rule would take over 50 ms
 
