@@ -1,55 +1,80 @@
-"""All that touches text and tokens: render the chat template, mask, pack, iterate with a cursor.
-What is trained is found by position in ONE tokenisation of the rendered row, decoded and compared with the
-content; a row not shown to be right is dropped and counted. Nothing is masked by token id: pad may be EOS."""
+"""Text to tokens: render a conversation, find what is trained, tokenise, mask, pack, deal out.
+
+How a row becomes a training example (sft_examples):
+
+    1. rows.py reads the row's columns into messages.
+    2. `Chat.render` writes the conversation with the tokenizer's chat template.
+    3. `lay_out` finds each reply in that text. A reply begins where the prompt ends that a rollout would
+       go on from, and ends with the end-of-turn token. It must say what the message says.
+    4. The text is cut at these borders into pieces, and `Chat.encode` tokenises every piece on its own.
+       So the tokens of prompt and reply never merge, and a prompt of rl_prompts has the same ids.
+    5. `mask_of` marks the tokens of the replies: these are trained.
+
+A row for which a step cannot be shown to be right is dropped, and counted with the reason. Nothing is
+masked by token id, because the pad token may be the end-of-turn token.
+"""
 import bisect
 import datetime
 import functools
 import hashlib
 import itertools
+import json
 import re
 import unicodedata
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 import verify
-from rewards.answers import THINKING_MARKS
 from configurator import RANK, UserError
+from rewards.answers import THINKING_MARKS
+from rewards.sandbox import read_languages, with_language
+from rows import Drop, example_of, pair_of, prompt_of
 
+# --- tokenizers ---------------------------------------------------------------
 SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
 TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
-ROLES = {**dict.fromkeys(('assistant', 'gpt', 'chatgpt', 'bing', 'bard'), 'assistant'), 'system': 'system',
-         'user': 'user', 'human': 'user', 'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
-PAIRS = ('instruction+output instruction+response prompt+completion prompt+demonstration prompt+target '
-         'prompt+response prompt+generation INSTRUCTION+RESPONSE question+response query+response '
-         'question+answer problem+solution').split()  # columns that ask and reply; a row's first pair counts
-BEGIN, END = '\ufdd0', '\ufdd1'  # noncharacters of Unicode, around a special token that somebody spelled out
+FIXED_DATE = '2024-07-26'  # the day that Llama 3's template has for want of a date
 
-class Drop(UserError):
-    """Why a row is left out; counted in the report."""
 
-def bare(text):
-    """Without whitespace and in one Unicode form, which templates and tokenizers may change."""
-    return ''.join(unicodedata.normalize('NFC', text).split())
+def load_tokenizer(name, chat_template='', template_date=''):
+    """The tokenizer of a hub id or folder; byte_tokenizer for 'tiny' and 'random:...'.
 
-def load_tokenizer(name, chat_template=''):
-    """Of a hub id or folder; byte_tokenizer for 'tiny', 'random:...'. A Jinja file can set the template."""
+    chat_template: a file with a Jinja template that replaces the tokenizer's own.
+    template_date: the day (YYYY-MM-DD) that a template is told which asks for today's. Token ids, and
+    so a resumed run, must not depend on the day. It is saved with the tokenizer.
+    Raises UserError.
+    """
     try:
-        made = name == 'tiny' or name.startswith('random:')
-        tokenizer = byte_tokenizer() if made else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if name == 'tiny' or name.startswith('random:'):
+            tokenizer = byte_tokenizer()
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         if chat_template:
-            tokenizer.chat_template = open(chat_template, encoding='utf-8').read()
-        if asks_for_date(tokenizer) and RANK == 0:
-            print(f"the chat template asks for today's date: it is always told {fixed_date('%d %b %Y')}")
-        return tokenizer
-    except Exception as error:  # hub, network, file and format errors have no common class
+            with open(chat_template, encoding='utf-8') as f:
+                tokenizer.chat_template = f.read()
+        if template_date:
+            datetime.date.fromisoformat(template_date)
+    # hub, network, file and format errors have no common class
+    except Exception as error:
         message = f'no tokenizer from {name!r} with --chat_template={chat_template!r}: {error}'
         raise UserError(' '.join(message.split())) from error
+    if not hasattr(tokenizer, 'backend_tokenizer'):
+        raise UserError(f'no tokenizer from {name!r}: it has no tokenizer.json '
+                        f'(a {type(tokenizer).__name__}); take a folder or repository that has one')
+    if template_date:
+        tokenizer.init_kwargs['template_date'] = template_date
+    if asks_for_date(tokenizer) and RANK == 0:
+        day = date_of(tokenizer).strftime('%d %b %Y')
+        print(f"the chat template asks for today's date: it is always told {day}")
+    return tokenizer
+
 
 def byte_tokenizer():
     """A token for every byte and six special ones, made in memory: 262 tokens, any text round-trips."""
@@ -62,370 +87,953 @@ def byte_tokenizer():
         tokenizer_object=core, chat_template=TEMPLATE, eos_token='<|end|>', pad_token='<|pad|>',
         additional_special_tokens=SPECIALS, clean_up_tokenization_spaces=False)
 
-def encode(tokenizer, texts):
-    """[(ids, offsets)] of texts whose special tokens are control."""
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    return list(zip(encoded['input_ids'], encoded['offset_mapping']))
-
-@functools.lru_cache(8)
-def specials(tokenizer):
-    """Pattern of the special tokens' spellings."""
-    names = [re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return '|'.join(sorted(names, key=len, reverse=True)) or '(?!)'
-
-def mark(tokenizer, text):
-    """The text with what spells a special token between BEGIN and END: else a user's '<|im_end|>' would be
-    control and end the turn. Raises Drop if this tokenizer cannot encode it as text."""
-    marked = re.sub(specials(tokenizer), BEGIN + r'\g<0>' + END, text)
-    if marked != text and not keeps_text(tokenizer):
-        raise Drop('special token in text')
-    return marked
-
-def unmarked(text):
-    return text.replace(BEGIN, '').replace(END, '')
-
-def encode_marked(tokenizer, marked):
-    """(text, ids, offsets): what is marked is text, special tokens elsewhere are control."""
-    parts, text, ids, offsets = [], '', [], []  # parts: (is it control, text)
-    for i, part in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.S)):  # odd ones are marked
-        parts += [(False, part)] if i % 2 else [
-            (j % 2 > 0, x) for j, x in enumerate(re.split(f'({specials(tokenizer)})', part))]
-    for control, group in itertools.groupby(parts, lambda part: part[0]):
-        pieces = [x for _, x in group]
-        for piece in pieces if control else [''.join(pieces)]:
-            encoded = tokenizer(piece, add_special_tokens=False, verbose=False, return_offsets_mapping=True,
-                                split_special_tokens=not control)
-            ids += encoded['input_ids']
-            offsets += [(a + len(text), b + len(text)) for a, b in encoded['offset_mapping']]
-            text += piece
-    return text, ids, offsets
-
-@functools.lru_cache(8)
-def keeps_text(tokenizer):
-    """Whether encode_marked gives the tokenizer's ids where nothing is marked, no control where all is."""
-    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    text = ' a b\n'.join(['', *names, ''])  # white space, which some tokens eat
-    marked = encode_marked(tokenizer, re.sub(specials(tokenizer), BEGIN + r'\g<0>' + END, text))
-    return (encode_marked(tokenizer, text) == (text, *encode(tokenizer, [text])[0]) and marked[0] == text
-            and not {*marked[1]} & {*tokenizer.convert_tokens_to_ids(names)})
 
 def asks_for_date(tokenizer):
+    """Whether the chat template asks for today's date."""
     template = tokenizer.chat_template
-    if isinstance(template, dict):  # of several only this one is used
+    if isinstance(template, dict):  # of several templates only this one is used
         template = template.get('default')
     return 'strftime_now' in str(template)
 
-def fixed_date(format):
-    """What a chat template is told when it asks for today's date: always the same day, the one that Llama 3's
-    template has for want of a date. Token ids, and so a resumed run, must not depend on the day."""
-    return datetime.date(2024, 7, 26).strftime(format)
 
-def render(tokenizer, messages, prompt=False):
-    """The conversation as the template writes it, what spells a special token marked; prompt=True adds what
-    opens the assistant's turn."""
-    if not tokenizer.chat_template:
-        raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
-    messages = [{**m, 'content': mark(tokenizer, m['content'])} for m in messages]
-    try:
-        if asks_for_date(tokenizer):
-            # transformers keeps compiled templates. The function cannot be passed as a variable: since 5.24
-            # a template gets plain data alone.
-            compiled = chat_template_utils._compile_jinja_template(tokenizer.get_chat_template())
-            compiled.globals['strftime_now'] = fixed_date
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except Exception as error:  # a template is somebody's program and may raise anything
-        raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
+def date_of(tokenizer):
+    """The day that a chat template is told: always the same one."""
+    return datetime.date.fromisoformat(tokenizer.init_kwargs.get('template_date') or FIXED_DATE)
+
+
+def stop_ids(tokenizer, model=''):
+    """Sorted ids that end a generation. Raises UserError for a tokenizer without EOS.
+
+    They are EOS, what ends an assistant's turn in the chat template, and those that the generation
+    config of `model` names (a hub id or folder; '' for none). Llama 3.1's, for one, names three.
+    """
+    ids = {tokenizer.eos_token_id, *Chat(tokenizer).turn_ends}
+    if model and model != 'tiny' and not model.startswith('random:'):
+        try:
+            named = GenerationConfig.from_pretrained(model).eos_token_id
+        except OSError:  # the model has none
+            named = None
+        if isinstance(named, int):
+            named = [named]
+        ids.update(named or [])
+    return sorted(ids)
+
 
 @functools.lru_cache(8)
 def special_ids(tokenizer):
     """Ids of the special tokens that mark a model's thinking, and ids of all other special tokens."""
-    marks = {*THINKING_MARKS, *THINKING_MARKS.values()}
-    special = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    thinking = frozenset(i for i, token in special.items() if token.content.strip() in marks)
-    return thinking, frozenset(special) - thinking
+    thinking, others = set(), set()
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        if token.special and token.content.strip() in THINKING:
+            thinking.add(token_id)
+        elif token.special:
+            others.add(token_id)
+    return frozenset(thinking), frozenset(others)
+
 
 def completion_text(tokenizer, ids):
-    """What a verifier reads of a completion: the text without special tokens, but with those that mark
-    thinking (<think>), so that thoughts are not taken for the answer."""
+    """What a verifier reads of a completion: the text without special tokens.
+
+    Those that mark thinking (<think>) stay, so that thoughts are not taken for the answer.
+    """
     thinking, others = special_ids(tokenizer)
     if thinking.isdisjoint(ids):
         return tokenizer.decode(ids, skip_special_tokens=True)
     return tokenizer.decode([i for i in ids if i not in others], skip_special_tokens=False)
 
-def stop_ids(tokenizer):
-    """Sorted ids that end a generation: EOS, and what ends an assistant's turn in the template."""
-    if tokenizer.eos_token_id is None:
-        raise UserError('the tokenizer has no EOS token')
-    turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
-    _, found, after = (render(tokenizer, turn) if tokenizer.chat_template else '').rpartition('reply')
-    first = tokenizer(after.strip() if found else '', add_special_tokens=False)['input_ids'][:1]
-    return sorted({tokenizer.eos_token_id} | set(first) & set(tokenizer.added_tokens_decoder))
 
-def turns(value, role):
-    """A text (a turn of that role) or messages in any spelling -> [{'role', 'content'}]. Raises Drop."""
-    messages = []
-    try:
-        for m in [{'role': role, 'content': value}] if isinstance(value, str) else value:
-            parts = None if m.get('tool_calls') else m.get('content', m.get('value'))
-            text = parts if isinstance(parts, str) else ''.join(part['text'] for part in parts)
-            thought = m.get('reasoning_content') or m.get('thinking')
-            text = f'<think>\n{thought}\n</think>\n\n{text}' if thought else text
-            messages.append({'role': ROLES[m.get('role', m.get('from'))], 'content': text})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise Drop('a message without text, of unknown role or with a tool call') from error
-    if any(re.search(f'[\ud800-\udfff{BEGIN}{END}]', m['content']) for m in messages):
-        raise Drop('not valid unicode')  # JSON can spell half a surrogate pair
-    return messages
+# --- chat template ------------------------------------------------------------
+# Noncharacters of Unicode mark places in a text; rows.py refuses a message that holds one.
+BEGIN, END = '\ufdd0', '\ufdd1'  # around what spells a control token and is text
+OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around a reply, to find it in the rendered conversation
+THINKING = frozenset(THINKING_MARKS) | frozenset(THINKING_MARKS.values())
 
-def conversation(row):
-    """A row's messages, and the index from which on assistant turns are trained (None: a document)."""
-    asked, replied = [], row['messages'] if row.get('messages') is not None else row.get('conversations')
-    pair = next((pair.split('+') for pair in PAIRS if {*pair.split('+')} <= {*row}), None)
-    if row.get('tools') or row.get('chat_template_kwargs'):
-        raise Drop('tools and chat_template_kwargs are not supported')
-    if replied is None and pair:
-        asked, replied = row[pair[0]], row[pair[1]]
-        asked = f'{asked}\n\n{row["input"]}' if pair[0] == 'instruction' and row.get('input') else asked
-    elif replied is None and 'text' in row:
-        return turns(row['text'], 'user'), None
-    elif replied is None:
-        raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(row)}; known are messages, '
-                        f'conversations, text, {", ".join(PAIRS)}')
-    asked, replied = turns(asked, 'user'), turns(replied, 'assistant')
-    system = row.get('system') or row.get('system_prompt')
-    if system and 'system' not in [m['role'] for m in asked + replied]:
-        asked = turns(system, 'system') + asked
-    return asked + replied, len(asked)
+NO_END = 'no end-of-turn token after the reply in the chat template'
+REWRITES = 'the chat template rewrites the content of the reply'
+THOUGHTS_NEEDED = (
+    'the chat template opens thoughts in the prompt and the reply has none: take rows with thoughts '
+    '(<think>...</think> or reasoning_content), or a training template, '
+    '--chat_template=config/qwen3_training.jinja')
+THOUGHTS_LOST = (
+    'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
+    '--chat_template=config/qwen3_training.jinja')
+SPELLED = 'a control token is spelled out, and this tokenizer cannot take it as text'
+MERGED = 'the last token of the prompt and the first of the reply are one'
+NOT_TRAINED = 'assistant turns are not trained: the chat template writes them in another way than in a prompt'
+NO_SYSTEM = 'system messages are not rendered by the chat template'
 
-def build(rows, tokenizer, prepare, finish):
-    """[finish(row, more, (text, ids, offsets), ...)], more, *texts = prepare(row), and their report:
-    rows, kept, dropped {reason: [count, where]}, spelled (where a special token is text, perhaps a
-    conversation rendered already), tokens, supervised, p50 to max. UserError: none kept."""
-    kept, dropped, spelled = [], {}, []
-    def attempt(step, row, *args):
+
+@dataclass
+class Format:
+    """How a chat template writes a reply, found out with a conversation of three rounds."""
+    header: str  # what stands right before a reply
+    earlier_opening: str  # what the template itself puts before the words of an earlier reply
+    last_opening: str  # and of the last one: '<think>\n\n</think>\n\n' (Qwen3), a channel (gpt-oss)
+    is_stable: bool  # whether a conversation begins with the prompt of each of its replies
+
+
+class Chat:
+    """A tokenizer and its chat template: renders conversations and encodes texts.
+
+    What a text spells out is never control: `render` marks it, and `encode` takes it as text. Control
+    is what the tokenizer flags as special, and what the chat template writes between the contents.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.core = tokenizer.backend_tokenizer
+        # a call of the tokenizer may have left these on
+        self.core.no_padding()
+        self.core.no_truncation()
+        self.added = tokenizer.added_tokens_decoder  # id -> AddedToken
+        self.date = date_of(tokenizer)
+
+    # rendering
+
+    @functools.cached_property
+    def template(self):
+        """The compiled chat template. transformers compiles and keeps it; it is called here without the
+        checks of apply_chat_template, which take longer than the rendering itself."""
+        if not self.tokenizer.chat_template:
+            raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
+        return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
+
+    def rendered(self, messages, prompt=False):
+        """The text that the template makes of messages whose contents are taken as they are. Raises Drop."""
         try:
-            return [step(row, *args)]
-        except (Drop, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if not isinstance(error, Drop) and step is not prepare:
-                raise  # only prepare reads what a row holds
-            reason = str(error) if isinstance(error, Drop) else f'malformed ({type(error).__name__})'
-            dropped.setdefault(reason, [0, row['_where']])[0] += 1
-            return []
-    for i in tqdm(range(0, len(rows), 1000), 'tokenise', delay=3, disable=RANK > 0 or None):
-        ready = [(row, *x) for row in rows[i:i + 1000] for x in attempt(prepare, row)]
-        texts = [text for _, _, *texts in ready for text in texts]
-        encoded = texts and encode(tokenizer, [unmarked(text) for text in texts])
-        each = (encode_marked(tokenizer, text) if BEGIN in text else (text, *plain)
-                for text, plain in zip(texts, encoded))
-        for row, more, *texts in ready:
-            spelled += [row['_where']] * any(BEGIN in text for text in texts)
-            kept += attempt(finish, row, more, *itertools.islice(each, len(texts)))
-    if not kept:
-        reason, (n, where) = max(dropped.items(), key=lambda item: item[1][0], default=('none', (0, '')))
-        raise UserError(f'all {len(rows)} rows were dropped, {n} of them (first {where}) for: {reason}')
-    lengths = sorted(len(x['ids']) for x in kept)
-    quantiles = {f'p{q}': lengths[(len(lengths) - 1) * q // 100] for q in (50, 90, 99)}
-    return kept, {'rows': len(rows), 'kept': len(kept), 'dropped': dropped, 'spelled': spelled,
-                  'max': lengths[-1], **quantiles, 'tokens': sum(lengths),
-                  'supervised': int(sum(np.sum(x.get('mask', 0)) for x in kept))}
+            # a template that asks for today's date calls this function
+            self.template.globals['strftime_now'] = self.date.strftime
+            return self.template.render(
+                messages=messages, add_generation_prompt=prompt, tools=None, documents=None,
+                date_string=self.date.strftime('%d %b %Y'), **self.tokenizer.special_tokens_map)
+        except UserError:
+            raise
+        # a template is somebody's program and may raise anything
+        except Exception as error:
+            raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
 
-def trained(replies, tokenizer, stops, text, ids, offsets):
-    """bool (T,): True from where each reply, (text before it, content), begins through its end-of-turn token.
-    Raises Drop where the last one cannot be shown to be there; earlier ones are then not trained."""
-    mask, ends = np.zeros(len(ids), bool), [end for _, end in offsets]
-    for i, (prompt, content) in enumerate((unmarked(prompt), content) for prompt, content in replies):
-        a = bisect.bisect_right(ends, len(prompt))
-        b = next((j for j in range(a, len(ids)) if ids[j] in stops), None)  # no content holds one
-        said, want = bare(tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False)), bare(content)
-        block = re.match(r'(<(\w+)></\2>)?', said)[0]  # an empty think block: the model's to say
-        opened = said and want.endswith(said) and (bare(prompt) + said).endswith(want)  # by the prompt
-        if b and text.startswith(prompt) and (opened or said == block + want):
-            mask[a:b + 1] = True
-        elif i == len(replies) - 1:  # earlier turns, cut by templates, are not trained
-            raise Drop('the chat template rewrites the content' if b else 'no end-of-turn token after it')
-    return mask
+    def render(self, messages, prompt=False):
+        """The conversation as the template writes it, what spells a control token between BEGIN and END.
+
+        prompt: with what opens the assistant's turn at the end. Raises Drop where the template refuses.
+        """
+        plain = [{'role': m['role'], 'content': self.mark(m['content'], m['role'])} for m in messages]
+        return self.rendered(plain, prompt)
+
+    # control tokens
+
+    @functools.cached_property
+    def control(self):
+        """Text of each control token -> its id."""
+        return {token.content: token_id for token_id, token in self.added.items()
+                if token.special or token.content in self.written}
+
+    @functools.cached_property
+    def written(self):
+        """All that the template writes around the contents of a conversation, as one text.
+
+        Some tokenizers do not flag the template's tokens as special: DeepSeek's <|User|>.
+        """
+        if not self.tokenizer.chat_template:
+            return ''
+        rounds = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}] * 2
+        texts = []
+        for messages in (rounds, [{'role': 'system', 'content': 'rule'}, *rounds], rounds[:1]):
+            for prompt in (True, False):
+                try:
+                    texts.append(self.rendered(messages, prompt))
+                except Drop:  # some templates know no system message
+                    pass
+        return '\n'.join(texts)
+
+    @functools.cached_property
+    def control_pattern(self):
+        """Matches a control token's spelling, the longest first."""
+        names = sorted(self.control, key=len, reverse=True)
+        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
+
+    @functools.cached_property
+    def reply_pattern(self):
+        """The same for replies, in which the marks of thinking are what they spell."""
+        names = sorted((name for name in self.control if name.strip() not in THINKING), key=len, reverse=True)
+        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
+
+    def mark(self, text, role='user'):
+        """The text with what spells a control token between BEGIN and END.
+
+        Else a user's '<|im_end|>' would be control and end the turn. Raises Drop if this tokenizer cannot
+        encode it as text.
+        """
+        pattern = self.reply_pattern if role == 'assistant' else self.control_pattern
+        if not pattern.search(text):
+            return text
+        if not self.keeps_text:
+            raise Drop(SPELLED)
+        return pattern.sub(lambda found: BEGIN + found[0] + END, text)
+
+    @functools.cached_property
+    def turn_ends(self):
+        """Ids of the tokens that end an assistant's turn in the template, a set."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError('the tokenizer has no EOS token')
+        if not self.tokenizer.chat_template:
+            return set()
+        turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
+        before, found, after = self.rendered(turn).rpartition('reply')
+        if not found or not after.strip():
+            return set()
+        first = self.core.encode(after.strip(), add_special_tokens=False).ids[:1]
+        return set(first) & set(self.added)
+
+    @functools.cached_property
+    def end_pattern(self):
+        """Matches an end-of-turn token that is control, and not one that a text spells out."""
+        ids = {self.tokenizer.eos_token_id} | self.turn_ends
+        names = sorted((self.added[i].content for i in ids if i in self.added), key=len, reverse=True)
+        return re.compile(f'(?<!{BEGIN})(?:{"|".join(map(re.escape, names)) or "(?!)"})')
+
+    # what is found out about the template
+
+    def format_of(self, messages):
+        """The Format of the template for conversations with or without a system message; None if unclear."""
+        return self.formats[messages[0]['role'] == 'system']
+
+    @functools.cached_property
+    def formats(self):
+        """{whether the conversation has a system message: Format or None}"""
+        return {has_system: self.find_format(has_system) for has_system in (False, True)}
+
+    def find_format(self, has_system):
+        """Format, from three rounds of short messages. None for a template that cannot be made out."""
+        messages = [{'role': 'system', 'content': 'rule'}] if has_system else []
+        for i in range(3):
+            messages.append({'role': 'user', 'content': f'ask {i}'})
+            messages.append({'role': 'assistant', 'content': f'reply {i}'})
+        openings = []  # what the template writes between prompt and words, of each reply
+        is_stable = True
+        try:
+            text = self.rendered(messages)
+            for i in range(3):
+                place = messages.index({'role': 'assistant', 'content': f'reply {i}'})
+                prompt = self.rendered(messages[:place], prompt=True)
+                words = text.find(f'reply {i}')
+                is_stable = is_stable and words >= 0 and text.startswith(prompt)
+                openings.append(text[len(prompt):words])
+            without = self.rendered(messages[:-1])
+        except Drop:
+            return None
+        # a reply follows what opens the assistant's turn; in some templates that is the end of the user's
+        header = prompt.removeprefix(without)
+        if not prompt.startswith(without) or not header:
+            header = prompt.rpartition('ask 2')[2]
+        is_stable = is_stable and bool(header) and openings[0] == openings[1]
+        return Format(header, openings[0], openings[2], is_stable)
+
+    # encoding
+
+    @functools.cached_property
+    def lead(self):
+        """A control token to put before a piece of text, whose id is taken off again; '' if not needed.
+
+        Some tokenizers (Llama 2's) put a blank before the first word of a text. Behind a control token
+        a piece is encoded as it is in the midst of a text.
+        """
+        if self.is_piecewise:
+            return ''
+        for token in self.added.values():
+            if token.special and not token.rstrip and not token.lstrip:
+                return token.content
+        return ''
+
+    @functools.cached_property
+    def is_piecewise(self):
+        """Whether the tokens of a piece do not depend on the text before it, wherever it is cut."""
+        for before, piece in (('x\n', 'y'), ('x:', ' y'), ('x', '\n  y')):
+            first = self.ids_of([before])[0]
+            second = self.ids_of([piece])[0]
+            if self.core.decode(first + second, skip_special_tokens=False) != before + piece:
+                return False
+            for token_id, token in self.added.items():
+                if token.special and not token.rstrip:
+                    if self.ids_of([token.content + piece])[0] != [token_id] + second:
+                        return False
+                    break
+        return True
+
+    def ids_of(self, texts):
+        """The ids of each text as the tokenizer encodes it, control tokens as control."""
+        encoded = self.core.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def encode(self, conversations):
+        """The ids of conversations that are cut into pieces.
+
+        conversations: [[piece, ...], ...], texts that follow each other, as `render` marks them.
+        -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded so.
+        """
+        # 1. a control token before every piece that needs one, but the first
+        texts = []
+        for pieces in conversations:
+            texts.append(pieces[0])
+            texts += [self.lead + piece for piece in pieces[1:]]
+        # 2. all at once, as that is fast; what is marked is encoded again below
+        all_ids = iter(self.ids_of(texts))
+        encoded = []
+        for pieces in conversations:
+            ids = [next(all_ids) for _ in pieces]
+            if self.lead:
+                ids[1:] = [piece_ids[1:] for piece_ids in ids[1:]]
+            # 3. with care where it has to be
+            try:
+                if self.lead and not self.follow_control(pieces):
+                    ids = self.encode_together(pieces)
+                elif any(BEGIN in piece for piece in pieces):
+                    ids = [self.encode_marked(piece, i == 0) for i, piece in enumerate(pieces)]
+                self.check_text(pieces, ids)
+            except Drop as reason:
+                ids = reason
+            encoded.append(ids)
+        return encoded
+
+    def follow_control(self, pieces):
+        """Whether every piece but the first stands behind a control token."""
+        for piece in pieces[:-1]:
+            # some tokens take the white space behind them
+            bare = piece.rstrip()
+            ends_in_control = any(
+                piece.endswith(name) or (bare.endswith(name) and self.added[token_id].rstrip)
+                for name, token_id in self.control.items())
+            if not ends_in_control:
+                return False
+        return True
+
+    def encode_together(self, pieces):
+        """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
+
+        For tokenizers that encode a piece differently by what stands before it.
+        """
+        text = ''.join(pieces)
+        if BEGIN in text:
+            raise Drop(SPELLED)
+        encoding = self.core.encode(text, add_special_tokens=False)
+        starts = [start for start, _ in encoding.offsets]
+        ends = [end for _, end in encoding.offsets]
+        cuts = [0]
+        for place in itertools.accumulate(map(len, pieces)):
+            cut = bisect.bisect_right(ends, place)
+            if cut < len(starts) and starts[cut] < place:
+                raise Drop(MERGED)
+            cuts.append(cut)
+        ids = [encoding.ids[a:b] for a, b in zip(cuts, cuts[1:])]
+        # a prompt must have the same ids on its own
+        for n in range(1, len(pieces), 2):
+            if self.ids_of([''.join(pieces[:n])])[0] != encoding.ids[:cuts[n]]:
+                raise Drop(MERGED)
+        return ids
+
+    def encode_marked(self, marked, is_first=True):
+        """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
+
+        is_first: no other text stands before it.
+        """
+        parts = []  # (whether it is a control token, text), in order
+        for i, stretch in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.DOTALL)):
+            if i % 2:  # the text between the marks
+                parts.append((False, stretch))
+                continue
+            for j, part in enumerate(re.split(f'({self.control_pattern.pattern})', stretch)):
+                parts.append((j % 2 == 1, part))
+
+        ids = []
+        for is_control, group in itertools.groupby(parts, key=lambda part: part[0]):
+            texts = [text for _, text in group]
+            if is_control:
+                ids += [self.control[text] for text in texts]
+                continue
+            text = ''.join(texts)
+            # some control tokens take the white space around them
+            if ids and ids[-1] in self.added and self.added[ids[-1]].rstrip:
+                text = text.lstrip()
+            ids += self.text_ids(text, is_first and not ids)
+        return ids
+
+    def text_ids(self, text, is_first):
+        """The ids of a text in which nothing is control."""
+        if not text:
+            return []
+        if is_first or self.is_piecewise:
+            ids = self.text_core.encode(text, add_special_tokens=False).ids
+        else:
+            ids = self.text_core.encode(OPEN + text, add_special_tokens=False).ids[1:]
+        return [self.from_text_core.get(i, i) for i in ids]
+
+    @functools.cached_property
+    def text_core(self):
+        """The tokenizer without control tokens; OPEN is one, to stand before a piece."""
+        written = json.loads(self.core.to_str())
+        written['added_tokens'] = [
+            token for token in written['added_tokens'] if token['content'] not in self.control]
+        written['post_processor'] = None
+        core = Tokenizer.from_str(json.dumps(written))
+        core.add_special_tokens([OPEN])
+        return core
+
+    @functools.cached_property
+    def from_text_core(self):
+        """Ids of text_core -> ids of the tokenizer, for added tokens whose ids are not the same."""
+        moved = {}
+        for token_id, token in self.text_core.get_added_tokens_decoder().items():
+            here = self.core.token_to_id(token.content)
+            if here is not None:
+                moved[token_id] = here
+        return moved
+
+    @functools.cached_property
+    def keeps_text(self):
+        """Whether encode_marked is right for this tokenizer: tried with all control tokens on one page."""
+        page = ' a b\n'.join(['', *self.control, ''])
+        spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
+        ids = self.encode_marked(spelled)
+        if not set(ids).isdisjoint(self.control.values()):
+            return False
+        if bare(self.core.decode(ids, skip_special_tokens=False)) != bare(page):
+            return False
+        # where nothing is marked, control tokens are control and the text has the usual ids
+        return self.encode_marked(page) == self.ids_of([page])[0]
+
+    def check_text(self, pieces, ids):
+        """Raises Drop where decoding does not give the text back (a tokenizer that lacks a character)."""
+        if self.is_lossless:
+            return
+        for piece, piece_ids in zip(pieces, ids):
+            decoded = self.core.decode(piece_ids, skip_special_tokens=False)
+            if bare(decoded) != bare(unmarked(piece)):
+                raise Drop('the tokenizer does not give the text back')
+
+    @functools.cached_property
+    def is_lossless(self):
+        """Whether every text comes back when its ids are decoded: tried with letters of many scripts."""
+        letters = ''.join(map(chr, range(32, 0x500)))
+        page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
+        return bare(self.core.decode(self.ids_of([page])[0], skip_special_tokens=False)) == bare(page)
+
+
+def render(tokenizer, messages, prompt=False):
+    """Chat.render for one conversation."""
+    return Chat(tokenizer).render(messages, prompt)
+
+
+def unmarked(text):
+    return text.replace(BEGIN, '').replace(END, '')
+
+
+def bare(text):
+    """Without white space and in one Unicode form, which templates and tokenizers may change."""
+    return ''.join(unicodedata.normalize('NFC', unmarked(text)).split())
+
+
+# --- what is trained ----------------------------------------------------------
+
+
+@dataclass
+class Layout:
+    """A conversation as a text, and where in it the trained replies are."""
+    text: str  # as Chat.render marks it
+    spans: list  # (first character, last + 1) of each trained reply, end-of-turn token included
+    n_untrained: int = 0  # replies that the row wants trained and that could not be
+
+    def pieces(self):
+        """The text cut at the borders of the spans: prompt, reply, text between, reply, ..., rest."""
+        pieces = []
+        place = 0
+        for begin, end in self.spans:
+            pieces += [self.text[place:begin], self.text[begin:end]]
+            place = end
+        return [*pieces, self.text[place:]]
+
+
+def lay_out(chat, messages, trained):
+    """Where the replies stand in the rendered conversation -> Layout. Raises Drop.
+
+    trained: indices of the assistant turns to train. The last one must be shown to be right. Earlier
+    ones that are not are left out: many templates cut the thoughts from them.
+    """
+    last = trained[-1]
+    text = chat.render(messages)
+    prompt = chat.render(messages[:last], prompt=True)
+    # 1. the last reply goes on from the prompt that a rollout would have
+    if text.startswith(prompt):
+        span = last_span(chat, messages[last]['content'], text, prompt)
+        # 2. earlier replies, in one more rendering
+        spans = earlier_spans(chat, messages, trained[:-1], text)
+    else:
+        # a few templates write a whole conversation in another way than a prompt: what counts is the prompt
+        text, span = behind_prompt(chat, messages, last, text, prompt)
+        spans = []
+    return Layout(text, [*spans, span], len(trained) - 1 - len(spans))
+
+
+def last_span(chat, content, text, prompt):
+    """(first character, last + 1) of a reply behind the prompt that the text begins with. Raises Drop."""
+    content = chat.mark(content, 'assistant')
+    end = chat.end_pattern.search(text, len(prompt))
+    if end is None:
+        raise Drop(NO_END)
+    said = text[len(prompt):end.start()]
+    if said.strip() != content.strip():  # else there is nothing more to see
+        check_reply(chat, said, content, prompt)
+    return len(prompt), end_of(chat, end, text)
+
+
+def end_of(chat, found, text):
+    """The place behind an end-of-turn token, and behind the white space that some of them take."""
+    token = chat.added[chat.core.token_to_id(found[0])]
+    place = found.end()
+    if token.rstrip:
+        place += len(text) - place - len(text[place:].lstrip())
+    return place
+
+
+def check_reply(chat, said, content, prompt):
+    """Raises Drop if a reply does not say what its message says.
+
+    said: what stands in the conversation between prompt and end of turn. It may differ in white space,
+    and in these ways:
+        the template puts an empty think block or a channel before it, which the model has to say
+        the template completes thoughts whose opening mark is missing
+        the prompt has opened the thoughts already
+    """
+    said, want = bare(said), bare(content)
+    opening = bare(usable_opening(chat))
+    block = re.match(r'(<(\w+)></\2>)?', said)[0]
+    if said in (want, block + want, opening + want, '<think>' + want):
+        return
+    if said and want.endswith(said) and (bare(prompt) + said).endswith(want):
+        return
+    raise Drop(why_not(said, want, prompt))
+
+
+def usable_opening(chat):
+    """What the template puts before the words of a last reply; '' if it would close thoughts."""
+    form = chat.formats[False]
+    if form is None:
+        return ''
+    opening = form.last_opening
+    for mark, closing in THINKING_MARKS.items():
+        if opening.count(closing) != opening.count(mark):
+            return ''
+    return opening
+
+
+def why_not(said, want, prompt):
+    """The reason for which a reply is not what its message says, as helpful as it can be."""
+    has_thoughts = any(closing in want for closing in THINKING_MARKS.values())
+    opens_thoughts = any(prompt.rstrip().endswith(mark) for mark in THINKING_MARKS)
+    if opens_thoughts and not has_thoughts:
+        return THOUGHTS_NEEDED
+    if has_thoughts and not any(closing in said for closing in THINKING_MARKS.values()):
+        return THOUGHTS_LOST
+    return REWRITES
+
+
+def words_of(content):
+    """Where the words of a reply begin and end: without thoughts before them and white space around."""
+    begin = 0
+    for closing in THINKING_MARKS.values():
+        begin = max(begin, content.rfind(closing) + len(closing) if closing in content else 0)
+    end = len(content.rstrip())
+    return begin + len(content[begin:]) - len(content[begin:].lstrip()), end
+
+
+def places_of(chat, messages, indices, text):
+    """Where the words of these messages stand in the text, [(first character, last + 1)]; None if unclear.
+
+    The conversation is rendered once more, with marks around the words. Without its marks it must be
+    the same text: a template that looks at the words could write another.
+    """
+    marked = [{'role': m['role'], 'content': chat.mark(m['content'], m['role'])} for m in messages]
+    for i in indices:
+        content = marked[i]['content']
+        begin, end = words_of(content)
+        if begin >= end:
+            return None
+        content = content[:begin] + OPEN + content[begin:end] + CLOSE + content[end:]
+        marked[i] = {**marked[i], 'content': content}
+    parts = re.split(f'[{OPEN}{CLOSE}]', chat.rendered(marked))
+    if len(parts) != 2 * len(indices) + 1 or ''.join(parts) != text:
+        return None
+    ends = list(itertools.accumulate(map(len, parts)))
+    return list(zip(ends[0::2], ends[1::2]))
+
+
+def earlier_spans(chat, messages, trained, text):
+    """(first character, last + 1) of those earlier replies that can be shown to be right."""
+    form = chat.format_of(messages)
+    if not trained or form is None or not form.is_stable:
+        return []
+    places = places_of(chat, messages, trained, text)
+    if places is None:
+        return []
+    spans = []
+    place = 0  # behind the reply before
+    for i, (begin, end) in zip(trained, places):
+        # the reply begins behind the nearest header
+        header = text.rfind(form.header, place, begin)
+        found = chat.end_pattern.search(text, end)
+        if header < 0 or found is None or text[end:found.start()].strip():
+            continue
+        start = header + len(form.header)
+        said, want = bare(text[start:end]), bare(messages[i]['content'])
+        if said in (want, bare(form.earlier_opening) + want, '<think>' + want):
+            place = end_of(chat, found, text)
+            spans.append((start, place))
+    return spans
+
+
+def behind_prompt(chat, messages, last, text, prompt):
+    """The prompt and behind it the last reply, as the template writes it -> text, span. Raises Drop.
+
+    For templates whose conversation does not begin with the prompt. Mistral's puts the system message
+    into the last user turn of a prompt, and leaves it out of a conversation that ends with a reply.
+    """
+    content = messages[last]['content']
+    places = places_of(chat, messages, [last - 1, last], text) if last > 0 else None
+    if places is None:
+        raise Drop(why_not('', bare(content), prompt))
+    (asked, _), (words, end) = places
+    found = chat.end_pattern.search(text, end)
+    if found is None:
+        raise Drop(NO_END)
+    # both have the turn before in common, and what opens the reply
+    start = words
+    while start > asked and not prompt.endswith(text[asked:start]):
+        start -= 1
+    if start <= places[0][1]:
+        raise Drop(why_not('', bare(content), prompt))
+    check_reply(chat, text[start:found.start()], content, prompt)
+    reply = text[start:end_of(chat, found, text)]
+    rest = text[start + len(reply):]
+    return prompt + reply + rest, (len(prompt), len(prompt) + len(reply))
+
+
+def mask_of(pieces_ids):
+    """ids (T,) int32 and mask (T,) bool of the pieces of a layout: every second one is a trained reply."""
+    ids = np.array([token_id for piece in pieces_ids for token_id in piece], np.int32)
+    mask = np.zeros(len(ids), bool)
+    place = 0
+    for i, piece in enumerate(pieces_ids):
+        mask[place:place + len(piece)] = i % 2 == 1
+        place += len(piece)
+    return ids, mask
+
 
 def fit(ids, mask, max_length, overlong):
     """ids and mask within max_length tokens, as `overlong` says: 'drop' or 'cut'. Raises Drop."""
     if len(ids) > max_length and overlong != 'cut':
         raise Drop(f'longer than max_length={max_length} tokens')
-    mask[0] = False  # nothing predicts the first token
+    mask[:1] = False  # nothing predicts the first token
     if not mask[:max_length].any():
         raise Drop('nothing left to train on')
-    return np.int32(ids[:max_length]), mask[:max_length]
+    return ids[:max_length], mask[:max_length]
+
+
+# --- rows to examples ---------------------------------------------------------
+BATCH = 1000  # rows that are tokenised at once
+
+
+def new_report(n_rows):
+    """Counts for the console: {reason: [count, first place]} of what is dropped and of what is noted."""
+    return {'rows': n_rows, 'kept': 0, 'dropped': {}, 'notes': {}, 'spelled': []}
+
+
+def count(counts, reason, where, n=1):
+    """Counts a reason, with the place where it was met first."""
+    counts.setdefault(reason, [0, where])[0] += n
+
+
+def tokenised(rows, chat, report, read):
+    """Yields (where, info, [ids of the pieces of a text, ...]) of each row that can be used.
+
+    read(row) -> info, [pieces of a text, ...], notes. A row for which it raises Drop is counted in the
+    report. What a row holds may be of any type, so other errors are caught as well.
+    """
+    for begin in tqdm(range(0, len(rows), BATCH), 'tokenise', delay=3, disable=RANK > 0 or None):
+        readable = []
+        texts = []
+        for row in rows[begin:begin + BATCH]:
+            where = row['_where']
+            try:
+                info, row_texts, notes = read(row)
+            except Drop as reason:
+                count(report['dropped'], str(reason), where)
+                continue
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                count(report['dropped'], f'malformed ({type(error).__name__})', where)
+                continue
+            for note, n in notes:
+                count(report['notes'], note, where, n)
+            if any(BEGIN in piece for pieces in row_texts for piece in pieces):
+                report['spelled'].append(where)
+            readable.append((where, info, len(row_texts)))
+            texts += row_texts
+
+        encoded = iter(chat.encode(texts))
+        for where, info, n in readable:
+            row_ids = [next(encoded) for _ in range(n)]
+            reasons = [ids for ids in row_ids if isinstance(ids, Drop)]
+            if reasons:
+                count(report['dropped'], str(reasons[0]), where)
+            else:
+                yield where, info, row_ids
+
+
+def finish_report(report, kept):
+    """Adds what is kept to the report: rows and tokens, p50 to max of their lengths. UserError: no row is."""
+    if not kept:
+        reason, (n, where) = 'none', (0, '')
+        if report['dropped']:
+            reason, (n, where) = max(report['dropped'].items(), key=lambda item: item[1][0])
+        raise UserError(f'all {report["rows"]} rows were dropped, {n} of them (first {where}) for: {reason}')
+    lengths = sorted(len(example['ids']) for example in kept)
+    report['kept'] = len(kept)
+    for q in (50, 90, 99):
+        report[f'p{q}'] = lengths[(len(lengths) - 1) * q // 100]
+    report['max'] = lengths[-1]
+    report['tokens'] = sum(lengths)
+    report['supervised'] = int(sum(np.sum(example.get('mask', 0)) for example in kept))
+    return report
+
+
+def trained_turns(messages, first):
+    """Indices of the assistant turns to train, from `first` on. Raises Drop if there is none."""
+    found = []
+    for i, message in enumerate(messages):
+        is_reply = message['role'] == 'assistant' and bool(message['content'].strip())
+        # a conversation that begins with a reply has no prompt for it
+        if is_reply and message.get('train', True) and i >= max(first, 1):
+            found.append(i)
+    if not found:
+        raise Drop('no assistant turn to train on')
+    return found
+
+
+def notes_of(messages, layout_text, n_untrained, notes):
+    """What the report counts of a conversation, [(note, count)]."""
+    found = [(note, 1) for note in notes]
+    if n_untrained:
+        found.append((NOT_TRAINED, n_untrained))
+    for message in messages:
+        words = message['content'].strip()
+        if message['role'] == 'system' and words not in layout_text and bare(words) not in bare(layout_text):
+            found.append((NO_SYSTEM, 1))
+    return found
+
 
 def sft_examples(rows, tokenizer, max_length, overlong='drop'):
-    """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), True if trained, 'where'}], report.
-    Trained: assistant turns from the generation prompt through the end-of-turn token; a document and its EOS.
-    Rows over max_length tokens are dropped, or with overlong='cut' cut, and no end is invented."""
-    stops, bos = stop_ids(tokenizer), tokenizer('a')['input_ids'][:1]
-    bos = bos if bos == [tokenizer.bos_token_id] else []  # for documents; a template writes its own
-    def prepare(row):
-        messages, first = conversation(row)
-        if first is None:
-            return None, mark(tokenizer, messages[0]['content'])
-        replies = [(render(tokenizer, messages[:i], True), m['content']) for i, m in enumerate(messages)
-                   if i >= max(first, 1) and m['role'] == 'assistant' and m['content'].strip()]
-        if not replies:
-            raise Drop('no assistant turn to train on')
-        return replies, render(tokenizer, messages)
-    def finish(row, replies, encoded):
-        if replies:
-            ids, mask = encoded[1], trained(replies, tokenizer, stops, *encoded)
-        else:  # a document is whole: it ends
-            ids = bos + encoded[1] + [tokenizer.eos_token_id]
-            mask = np.ones(len(ids), bool)
-        ids, mask = fit(ids, mask, max_length, overlong)
-        return {'ids': ids, 'mask': mask, 'where': row['_where']}
-    return build(rows, tokenizer, prepare, finish)
+    """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), 'where': place}], report.
 
-def sides(row):
-    """A preference row's two conversations, chosen and rejected, each ending in the turn that is compared."""
-    names = next((pair for pair in (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
-                  if {*pair} <= {*row}), None)
-    if not names:
-        raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(row)}')
-    asked = next((row[key] for key in ('prompt', 'messages', 'question', 'instruction') if row.get(key)), [])
-    asked, both = turns(asked, 'user'), []
-    system = turns(row.get('system') or [], 'system')
-    for value in (row[name] for name in names):
-        value = [value] if isinstance(value, dict) else value
-        if isinstance(value, str) and not asked:  # Anthropic's: paragraphs 'Human: ...' and 'Assistant: ...'
-            said = iter(re.split(r'(?:^|\n\n)(Human|Assistant):', value)[1:])
-            value = [{'role': who.lower(), 'content': text.strip()} for who, text in zip(said, said)]
-        messages = turns(value, 'assistant')
-        if messages[:1] and messages[0]['role'] == 'assistant':  # only what is new
-            messages = asked + messages
-        both.append(messages if 'system' in [m['role'] for m in messages] else system + messages)
-    return both
+    mask is True for what is trained: assistant turns from the end of their prompt through their
+    end-of-turn token; of a document all tokens and an EOS. Rows over max_length tokens are dropped, or
+    with overlong='cut' cut; no end is invented then. UserError: no row is left.
+    """
+    chat = Chat(tokenizer)
+    report = new_report(len(rows))
+    # a document begins as the tokenizer begins a text; a template writes its own beginning
+    bos = [i for i in tokenizer('a')['input_ids'][:1] if i == tokenizer.bos_token_id]
+    eos = [tokenizer.eos_token_id]
+
+    def read(row):
+        example = example_of(row)
+        if example.document is not None:
+            return True, [[chat.mark(example.document)]], [(note, 1) for note in example.notes]
+        messages = example.messages
+        layout = lay_out(chat, messages, trained_turns(messages, example.first))
+        notes = notes_of(messages, layout.text, layout.n_untrained, example.notes)
+        return False, [layout.pieces()], notes
+
+    examples = []
+    for where, is_document, (pieces,) in tokenised(rows, chat, report, read):
+        if is_document:
+            # all of it is trained, and that it ends
+            pieces = [bos, pieces[0] + eos]
+        try:
+            ids, mask = fit(*mask_of(pieces), max_length, overlong)
+        except Drop as reason:
+            count(report['dropped'], str(reason), where)
+            continue
+        examples.append({'ids': ids, 'mask': mask, 'where': where})
+    return examples, finish_report(report, examples)
+
 
 def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
-    """Rows with a chosen and a rejected side -> pairs, report. A pair: 'docs', for both sides what collate
-    takes, (ids, mask, prompt ids): the prompt is the longest common prefix, trained is the final turn alone;
-    'ids' and 'mask' (T,): prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and
-    one side; a longer pair is dropped or, with overlong='cut', cut."""
-    stops = stop_ids(tokenizer)
-    def prepare(row):
-        both = sides(row)
-        if not all(m and m[-1]['role'] == 'assistant' and m[-1]['content'].strip() for m in both):
+    """Rows with a chosen and a rejected side -> pairs, report.
+
+    A pair: 'docs', for chosen and rejected what collate takes, (ids, mask, prompt ids), where the
+    prompt is the longest common beginning and mask is True for the final turn; 'ids' and 'mask' (T,):
+    prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and one side; a longer
+    pair is dropped or, with overlong='cut', cut. UserError: no pair is left.
+    """
+    chat = Chat(tokenizer)
+    report = new_report(len(rows))
+
+    def read(row):
+        pair = pair_of(row)
+        check_pair(pair)
+        texts, notes = [], [(note, 1) for note in pair.notes]
+        for messages in (pair.chosen, pair.rejected):
+            layout = lay_out(chat, messages, [len(messages) - 1])
+            texts.append(layout.pieces())
+        return None, texts, notes + notes_of(pair.chosen, layout.text, 0, [])
+
+    pairs = []
+    for where, _, sides in tokenised(rows, chat, report, read):
+        try:
+            chosen, rejected = [fit(*mask_of(pieces), max_length, overlong) for pieces in sides]
+        except Drop as reason:
+            count(report['dropped'], str(reason), where)
+            continue
+        pairs.append({**pair_docs(chosen, rejected), 'where': where})
+    return pairs, finish_report(report, pairs)
+
+
+def check_pair(pair):
+    """Raises Drop for a pair that has nothing to compare."""
+    for messages in (pair.chosen, pair.rejected):
+        if not messages or messages[-1]['role'] != 'assistant' or not messages[-1]['content'].strip():
             raise Drop('a side without a final assistant turn')
-        if both[0] == both[1]:
-            raise Drop('both sides are the same')
-        common = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*(m[:-1] for m in both))))
-        if 'user' not in [m['role'] for m, _ in common]:
-            raise Drop('no common prompt')
-        replies = [(render(tokenizer, m[:-1], True), m[-1]['content']) for m in both]
-        return replies, *(render(tokenizer, m) for m in both)
-    def finish(row, replies, *encoded):
-        chosen, rejected = [fit(x[1], trained([reply], tokenizer, stops, *x), max_length, overlong)
-                            for reply, x in zip(replies, encoded)]
-        n = min(chosen[1].argmax(), rejected[1].argmax())  # before what is trained
-        n = next((i for i in range(n) if chosen[0][i] != rejected[0][i]), n)
-        prompt = chosen[0][:n]
-        ids, masks = zip((prompt, chosen[1][:n]), *((ids[n:], mask[n:]) for ids, mask in (chosen, rejected)))
-        return {'docs': [(ids[i], masks[i], prompt) for i in (1, 2)], 'where': row['_where'],
-                'ids': np.concatenate(ids), 'mask': np.concatenate(masks)}
-    return build(rows, tokenizer, prepare, finish)
+        if not messages[-1].get('train', True):
+            raise Drop('weight 0 of a side')
+    if contents(pair.chosen) == contents(pair.rejected):
+        raise Drop('both sides are the same')
+    common = []
+    for one, other in zip(contents(pair.chosen[:-1]), contents(pair.rejected[:-1])):
+        if one != other:
+            break
+        common.append(one)
+    if 'user' not in [role for role, _ in common]:
+        raise Drop('no common prompt')
+
+
+def contents(messages):
+    return [(message['role'], message['content']) for message in messages]
+
+
+def pair_docs(chosen, rejected):
+    """'docs', 'ids' and 'mask' of a pair from (ids, mask) of both sides."""
+    # the common beginning ends at the latest where something is trained
+    n = min(chosen[1].argmax(), rejected[1].argmax())
+    differ = np.flatnonzero(chosen[0][:n] != rejected[0][:n])
+    if len(differ):
+        n = differ[0]
+    prompt = chosen[0][:n]
+    docs = [(ids[n:], mask[n:], prompt) for ids, mask in (chosen, rejected)]
+    return {
+        'docs': docs,
+        'ids': np.concatenate([prompt, docs[0][0], docs[1][0]]),
+        'mask': np.concatenate([chosen[1][:n], docs[0][1], docs[1][1]])}
+
+
+def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', languages=''):
+    """Rows with a truth -> prompts, report.
+
+    A prompt: 'ids' list, which opens the assistant's turn; 'truth' str, as verify() takes it; 'kind' of
+    verifier (`kind`, else what the row's dataset or shape says); 'demonstration' str or None;
+    'difficulty'; 'messages'; 'text', the last message's; 'where'.
+    instruction: added to every prompt. languages: a file of programming languages for kind 'code'.
+    UserError: a truth that cannot be read or judged, an unknown kind, no prompt left.
+    """
+    chat = Chat(tokenizer)
+    report = new_report(len(rows))
+    more_languages = read_languages(languages) if languages else {}
+
+    def read(row):
+        asked = prompt_of(row)
+        row_kind, truth = judged(row, asked, kind, more_languages)
+        messages = asked.messages
+        if instruction:
+            last = messages[-1]
+            messages = messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{instruction}'}]
+        prompt = {
+            'truth': truth, 'kind': row_kind, 'text': messages[-1]['content'],
+            'demonstration': asked.demonstration, 'difficulty': asked.difficulty, 'messages': messages}
+        text = chat.render(messages, prompt=True)
+        return prompt, [[text]], notes_of(messages, text, 0, asked.notes)
+
+    prompts = []
+    for where, prompt, ((ids,),) in tokenised(rows, chat, report, read):
+        if len(ids) > max_prompt_tokens:
+            count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
+            continue
+        prompts.append({'ids': ids, **prompt, 'where': where})
+    return prompts, finish_report(report, prompts)
+
+
+def judged(row, asked, kind, languages):
+    """The kind of verifier and the truth, as verify() will get them. UserError: with the row's place."""
+    try:
+        kind = kind or verify.kind_of(asked.dataset)
+        truth = asked.truth
+        if kind == 'code' and languages:
+            truth = with_language(truth, languages)
+        return kind, verify.read_truth(kind, truth)
+    except ValueError as error:
+        raise UserError(
+            f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
+            'reward_model, answer or solution; --verifier sets the kind)') from error
+
 
 def format_report(report):
     """The report as short lines for the console."""
-    line = '{kept:,}/{rows:,} rows, {tokens:,} tokens ({supervised:,} trained), p50 {p50} p90 {p90} max {max}'
-    drops = [f'dropped {n:,}: {reason} (first {where})' for reason, (n, where) in report['dropped'].items()]
+    lines = ['{kept:,}/{rows:,} rows, {tokens:,} tokens ({supervised:,} trained), '
+             'p50 {p50} p90 {p90} max {max}'.format(**report)]
+    for reason, (n, where) in report['dropped'].items():
+        lines.append(f'dropped {n:,}: {reason} (first {where})')
+    for note, (n, where) in report['notes'].items():
+        lines.append(f'{n:,} {note} (first {where})')
     if report['spelled']:
-        first = report['spelled'][0]
-        drops.append(f'{len(report["spelled"]):,} spell out special tokens, taken as text (first {first})')
-    return '\n  '.join([line.format(**report), *drops])
+        lines.append(f'{len(report["spelled"]):,} spell out special tokens, taken as text '
+                     f'(first {report["spelled"][0]})')
+    return '\n  '.join(lines)
+
 
 def show_mask(example, tokenizer):
     """The decoded row, trained stretches in [[ ]]."""
-    parts = np.split(example['ids'], np.flatnonzero(np.diff(example['mask'], prepend=False)))
-    return ''.join(f'[[{text}]]' if i % 2 else text for i, text in enumerate(map(tokenizer.decode, parts)))
+    # the first part is not trained, the second is, and so on
+    borders = np.flatnonzero(np.diff(example['mask'], prepend=False))
+    shown = ''
+    for i, ids in enumerate(np.split(example['ids'], borders)):
+        text = tokenizer.decode(ids)
+        shown += f'[[{text}]]' if i % 2 else text
+    return shown
 
-def level_of(value):
-    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list.
 
-    A whole number is one level however it is written (3, 3.0, '3'): in the log it has one name."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, (float, np.floating)) and np.isfinite(value):
-        return int(value) if value == int(value) else str(value)
-    if isinstance(value, str):
-        text = ' '.join(value.split())
-        if re.fullmatch(r'[-+]?[0-9]{1,15}(\.0*)?', text):
-            return int(float(text))
-        # JSON can spell half a surrogate pair, which could not be printed
-        return text.encode('utf-8', 'replace').decode() or None
-    return None
-
-def levels(difficulties):
-    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without None."""
-    def place(level):
-        if isinstance(level, int):
-            return 0, level, ''
-        try:
-            number = float(level)
-        except ValueError:
-            number = np.nan
-        return (0, number, str(level)) if np.isfinite(number) else (1, 0, str(level))
-    return sorted({x for x in difficulties if level_of(x) is not None}, key=place)
-
-def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
-    """Rows with an answer -> prompts, report. A prompt: 'ids' list (opens the assistant's turn), 'truth' str,
-    'kind' of verifier (argument, else the row's dataset, else its shape), 'demonstration' str or None,
-    'difficulty', 'messages', their last one's 'text', 'where'. UserError: unreadable truth, no kind."""
-    def prepare(row):
-        of, answer, solution, demos = row.get, row.get('answer'), row.get('solution'), row.get('demos') or ()
-        gsm8k, math = 'question' in row and '####' in str(answer), 'problem' in row
-        shown = of('demonstration') or of('target') or gsm8k and answer or math and solution
-        shown = shown or next((demo for demo, right in zip(demos, of('demos_corr') or demos) if right), None)
-        box = verify.boxed(str(solution)) or re.search(r'\\boxed ([^$ ]+)|$', str(solution))[1]
-        answer = answer.rpartition('####')[2].replace(',', '').strip() if gsm8k else answer
-        truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
-        truth = next((t for t in (*truths, None if math else solution) if t not in (None, '')), None)
-        name = row.get('dataset') or row.get('data_source') or ('gsm8k' if gsm8k else 'math' if math else '')
-        truth, name = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (truth, name))
-        try:
-            sort = kind or verify.kind_of(name)
-            verify.check_truth(sort, str(truth) if isinstance(truth, (int, float)) else truth)
-        except ValueError as error:
-            raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
-                            'reward_model, answer or solution; --verifier sets the kind)') from error
-        difficulty = level_of(row.get('difficulty'))
-        difficulty = level_of(row.get('level')) if difficulty is None else difficulty
-        messages = turns(of('messages') or of('prompt') or of('question') or of('problem'), 'user')
-        messages = messages[:-1] if messages[-1]['role'] == 'assistant' else messages
-        if not messages or messages[-1]['role'] != 'user':
-            raise Drop('the prompt does not end with a user turn')
-        messages[-1]['content'] += f'\n\n{instruction}' if instruction else ''
-        return {
-            'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
-            'demonstration': turns(shown, 'assistant')[-1]['content'] if shown else None,
-            'difficulty': difficulty,
-            'messages': messages}, render(tokenizer, messages, prompt=True)
-    def finish(row, prompt, encoded):
-        if len(encoded[1]) > max_prompt_tokens:
-            raise Drop(f'longer than max_prompt_tokens={max_prompt_tokens}')
-        return {'ids': encoded[1], **prompt}
-    return build(rows, tokenizer, prepare, finish)
-
+# --- packs --------------------------------------------------------------------
 def pack(lengths, budget):
     """Best-fit decreasing: lists of indices, each of total <= budget; a longer row is alone."""
-    bins, rooms = {}, []  # rooms: sorted (tokens left, bin)
+    bins = {}  # number -> indices
+    rooms = []  # (tokens left, number) of each bin, sorted
+    # the longest first, each into the fullest bin that has room for it
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        j = bisect.bisect_left(rooms, (lengths[i], 0))
-        room, b = rooms.pop(j) if j < len(rooms) else (budget, len(bins))
-        bins.setdefault(b, []).append(i)
-        bisect.insort(rooms, (room - lengths[i], b))
+        place = bisect.bisect_left(rooms, (lengths[i], 0))
+        if place < len(rooms):
+            room, number = rooms.pop(place)
+        else:
+            room, number = budget, len(bins)
+        bins.setdefault(number, []).append(i)
+        bisect.insort(rooms, (room - lengths[i], number))
     return list(bins.values())
+
 
 def split_by_work(lengths, n):
     """n lists of indices (or empty), near-equal in total length: longest first, to the least loaded."""
-    parts, loads = [[] for _ in range(n)], [0] * n
+    parts = [[] for _ in range(n)]
+    loads = [0] * n
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = loads.index(min(loads))
         parts[least].append(i)
         loads[least] += lengths[i]
     return parts
+
 
 def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
     """This rank's micro-batches of these sequences, each a list of them, none over micro_batch_tokens.
@@ -457,57 +1065,94 @@ def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
     # a rank without work gets one empty micro-batch: it must still take part in the all-reduce
     return micro_batches or [[]]
 
+
 def collate(docs):
-    """[(ids, mask)] or [(ids, mask, prompt ids)] -> 'ids' (T,) segments end to end, their 'lengths' and
-    'parents' (model.Documents; a prompt that several name, the same list, is there once), 'index' (N,) of the
-    scored tokens (mask True, never a document's first), 'doc' (N,) of each. No docs: two tokens, none scored,
-    as a rank without work must still take part in the all-reduce."""
-    segments, prompts = [], {}  # (ids, mask, parent, doc); where each prompt is
-    for i, (ids, mask, *prompt) in enumerate(docs or [([0, 0], [False, False])]):
-        for ask in prompt:
-            if prompts.setdefault(id(ask), len(segments)) == len(segments):
-                segments.append((ask, [False] * len(ask), -1, i))
-        segments.append((ids, mask if prompt else [False, *mask[1:]], prompts[id(ask)] if prompt else -1, i))
-    ids, masks, parents, owners = zip(*segments)
-    ids, mask = (torch.cat([torch.as_tensor(x) for x in column]) for column in (ids, masks))
-    lengths = torch.tensor([len(x) for x in masks])
-    return {'ids': ids.long(), 'lengths': lengths.tolist(), 'parents': list(parents),
-            'index': mask.nonzero()[:, 0], 'doc': torch.tensor(owners).repeat_interleave(lengths)[mask]}
+    """Documents end to end, as the model takes them. docs: [(ids, mask)] or [(ids, mask, prompt ids)].
+
+    Returns 'ids' (T,) of the segments, their 'lengths' and 'parents' (see model.Documents), 'index' (N,)
+    of the scored tokens and 'doc' (N,), the document of each. Scored is a token whose mask is True; never
+    a document's first, as nothing predicts it. A prompt that several documents name, the same list, is
+    there once. No docs: two tokens, none scored, as a rank without work must still take part in the
+    all-reduce.
+    """
+    segments = []  # (ids, mask, the segment before it or -1, number of the document)
+    place_of_prompt = {}  # id() of a prompt's list -> its segment
+    for i, (ids, mask, *prompts) in enumerate(docs or [([0, 0], [False, False])]):
+        if not prompts:
+            segments.append((ids, [False, *mask[1:]], -1, i))
+            continue
+        (prompt,) = prompts
+        if id(prompt) not in place_of_prompt:
+            place_of_prompt[id(prompt)] = len(segments)
+            segments.append((prompt, [False] * len(prompt), -1, i))
+        segments.append((ids, mask, place_of_prompt[id(prompt)], i))
+
+    lengths = [len(ids) for ids, _, _, _ in segments]
+    ids = torch.cat([torch.as_tensor(ids) for ids, _, _, _ in segments])  # (T,)
+    mask = torch.cat([torch.as_tensor(mask) for _, mask, _, _ in segments])  # (T,)
+    numbers = torch.tensor([number for _, _, _, number in segments])
+    return {
+        'ids': ids.long(), 'lengths': lengths, 'parents': [parent for _, _, parent, _ in segments],
+        'index': mask.nonzero()[:, 0],
+        'doc': numbers.repeat_interleave(torch.tensor(lengths))[mask]}
+
+
+# --- order --------------------------------------------------------------------
 
 def random_stream(*key):
     """A stream of random numbers of its own for every key (ints of any size, texts, tuples of them).
 
-    The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a part of one.
-    (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.) RandomState is numpy's
-    older interface, whose numbers never change: a run can be resumed under another numpy."""
+    The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a part of
+    one. (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.) RandomState is
+    numpy's older interface, whose numbers never change: a run can be resumed under another numpy.
+    """
     digest = hashlib.sha256(repr(key).encode()).digest()
     philox = np.random.Philox(key=int.from_bytes(digest[:16], 'little'))
     return np.random.RandomState(philox)
+
 
 @functools.lru_cache(256)
 def shuffled(n, *key):
     """A permutation of range(n) that the key decides."""
     return random_stream('order', *key).permutation(n)
 
+
 class Order:
-    """Endless shuffled row indices of sources [(weight, indices)]; position (rows handed out) is its state.
-    A source is dealt out pass by pass, each freshly shuffled; an epoch mixes the next weight * len(indices)
-    of every source: weight 0.5 gives one half, then the other; 2 gives all twice. len: rows per epoch."""
+    """Endless shuffled row indices of sources [(weight, indices)].
+
+    An epoch mixes the next weight * len(indices) rows of every source. A source is dealt out pass by
+    pass, each freshly shuffled: with weight 0.5 an epoch takes one half and the next the other; with 2
+    it takes every row twice. `position`, the number of rows handed out, is all of its state.
+    len(): rows per epoch.
+    """
+
     def __init__(self, sources, seed):
-        self.sources = [(rows, max(1, round(weight * len(rows)))) for weight, rows in sources if len(rows)]
-        self.seed, self.position = seed, 0
+        self.sources = []  # (indices, how many of them an epoch takes)
+        for weight, indices in sources:
+            if len(indices):
+                self.sources.append((indices, max(1, round(weight * len(indices)))))
+        self.seed = seed
+        self.position = 0
+
     def __len__(self):
         return sum(count for _, count in self.sources)
 
     def take(self, n):
-        taken = []
-        for position in range(self.position, self.position + n):
-            epoch, at = divmod(position, len(self))
-            slot, source = shuffled(len(self), self.seed, epoch)[at], 0
-            while slot >= self.sources[source][1]:
-                slot, source = slot - self.sources[source][1], source + 1
-            rows, count = self.sources[source]
-            turn, at = divmod(epoch * count + slot, len(rows))
-            taken.append(rows[shuffled(len(rows), self.seed, source, turn)[at]])
+        """The next n indices."""
+        taken = [self.at(position) for position in range(self.position, self.position + n)]
         self.position += n
         return taken
+
+    def at(self, position):
+        """The index that is handed out at a position."""
+        epoch, place = divmod(position, len(self))
+        # the epoch's slots are shuffled; a slot belongs to the source in whose stretch it lies
+        slot = shuffled(len(self), self.seed, epoch)[place]
+        source = 0
+        while slot >= self.sources[source][1]:
+            slot -= self.sources[source][1]
+            source += 1
+        indices, count = self.sources[source]
+        # the slots of all epochs are passes over the source, one after the other
+        turn, place = divmod(epoch * count + slot, len(indices))
+        return indices[shuffled(len(indices), self.seed, source, turn)[place]]

@@ -85,11 +85,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Order, collate, completion_text, format_report, levels, load_tokenizer, pack
+from data import Order, collate, completion_text, format_report, load_tokenizer, pack
 from data import preference_pairs, rl_prompts, show_mask, split_by_work, stop_ids
 from model import Policy, check_token_ids, load_model, memory_plan, save_model
 from rollout import generate
-from rows import read_rows
+from rows import levels, read_rows
 from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
 

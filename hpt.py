@@ -102,11 +102,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Order, collate, completion_text, format_report, levels, load_tokenizer
+from data import Order, collate, completion_text, format_report, load_tokenizer
 from data import plan_micro_batches, rl_prompts, sft_examples, stop_ids
 from model import Policy, check_token_ids, frozen_copy, load_model, memory_plan, save_model
 from rollout import generate
-from rows import read_rows
+from rows import levels, read_rows
 from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
 

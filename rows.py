@@ -1,4 +1,17 @@
-"""Sources of rows, files or the embedded task: each row a dict that knows the line it stands on."""
+"""Rows: read them from files, the hub or the embedded task, and say what is in them.
+
+The first half reads: read_rows returns a sequence of dicts, each of which knows the file and line that
+it stands on. There is one small reader for each format.
+
+The second half understands: an adapter for each use of a row. `example_of` (sft.py), `pair_of` (dpo.py)
+and `prompt_of` (grpo.py and its siblings) turn a row of any known shape into messages. A message is a
+dict with 'role' (system, user, assistant or tool) and 'content' (a text); 'train' is False where the row
+says that a turn is not to be trained. data.py turns messages into tokens.
+
+To add a shape of rows, add a pair of columns to PAIRS, or an adapter beside the others.
+"""
+import ast
+import bisect
 import fnmatch
 import glob
 import gzip
@@ -7,122 +20,916 @@ import random
 import re
 import zlib
 from array import array
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from configurator import RANK, UserError
+from rewards.answers import boxed
 
+# --- files --------------------------------------------------------------------
+
+
+class BadLine(Exception):
+    """A line of a file that cannot be read."""
+
+    def __init__(self, line, reason):
+        super().__init__(reason)
+        self.line = line
+
+
+@dataclass
+class File:
+    """The rows of one file. They are held in memory, or their places in the file are.
+
+    A file of lines is read again for every row that is asked for. So memory holds 16 bytes a row,
+    and the file may be larger than memory.
+    """
+    name: str  # as the user wrote it
+    path: str = ''  # of a file of lines; '' if the rows are held in memory
+    held: list = field(default_factory=list)  # the rows in memory
+    places: array = field(default_factory=lambda: array('q'))  # the byte at which each row begins
+    lines: array = field(default_factory=lambda: array('q'))  # line of each row, or its number; from 1
+
+    def __len__(self):
+        return len(self.lines)
+
+    def row(self, i):
+        """The i-th row, a dict with its place under '_where'."""
+        if self.path:
+            with open(self.path, 'rb') as f:
+                f.seek(self.places[i])
+                row = json.loads(f.readline())
+        else:
+            row = self.held[i]
+        return {**row, '_where': f'{self.name}:{self.lines[i]}'}
+
+
+class Rows:
+    """A sequence of the rows of several files. A slice of it copies no row."""
+
+    def __init__(self, files, indices=None):
+        self.files = files
+        self.starts = []  # index of each file's first row
+        total = 0
+        for file in files:
+            self.starts.append(total)
+            total += len(file)
+        self.indices = range(total) if indices is None else indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return Rows(self.files, self.indices[i])
+        index = self.indices[i]
+        # the last file that begins at or before this index
+        n = bisect.bisect_right(self.starts, index) - 1
+        return self.files[n].row(index - self.starts[n])
+
+
+def progress(items, name):
+    """The items, with a progress bar if they take more than three seconds."""
+    return tqdm(items, name, delay=3, disable=RANK > 0 or None)
+
+
+def object_of(value, line):
+    """The value if it is a JSON object. Raises BadLine."""
+    if not isinstance(value, dict):
+        raise BadLine(line, f'a row is an object {{...}}, not {str(value)[:40]!r}')
+    return value
+
+
+def lines_of(file):
+    """(line number, first byte, row) of each line that is not blank. Raises BadLine."""
+    place = 0
+    for line, text in enumerate(file, 1):
+        if text.strip():
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise BadLine(line, str(error)) from error
+            yield line, place, object_of(value, line)
+        place += len(text)
+
+
+def read_lines(name, path):
+    """File of JSON lines. Every line is tried now, and read again when its row is asked for."""
+    with open(path, 'rb') as f:
+        if not f.seekable():  # a pipe can be read only once
+            return read_held_lines(name, f)
+        file = File(name, path)
+        for line, place, _ in progress(lines_of(f), name):
+            file.lines.append(line)
+            file.places.append(place)
+    return file
+
+
+def read_held_lines(name, f):
+    """File of JSON lines that are kept in memory: of a pipe, or compressed."""
+    file = File(name)
+    for line, _, row in progress(lines_of(f), name):
+        file.lines.append(line)
+        file.held.append(row)
+    return file
+
+
+def read_gzip(name, path):
+    """File of compressed JSON lines. Raises BadLine where the file is damaged."""
+    file = None
+    try:
+        with gzip.open(path) as f:
+            return read_held_lines(name, f)
+    except (EOFError, OSError, zlib.error) as error:
+        raise BadLine(0, f'no valid gzip file: {error}') from error
+    finally:
+        del file
+
+
+def read_list(name, path):
+    """File that is one JSON list of objects. A row's number counts from 1. Raises BadLine."""
+    with open(path, 'rb') as f:
+        content = f.read()
+    try:
+        values = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise BadLine(1 + content.count(b'\n', 0, error.start), str(error)) from error
+    except json.JSONDecodeError as error:
+        raise BadLine(error.lineno, str(error)) from error
+    return held_file(name, values)
+
+
+def read_parquet(name, path):
+    """File in Apache's Parquet format. A row's number counts from 1."""
+    from pyarrow import parquet
+    values = []
+    for batch in parquet.ParquetFile(path).iter_batches():
+        values += batch.to_pylist()
+    return held_file(name, values)
+
+
+def held_file(name, values):
+    """File whose rows are in memory, numbered from 1. Raises BadLine if one is no object."""
+    file = File(name)
+    for line, value in enumerate(progress(values, name), 1):
+        file.held.append(object_of(value, line))
+        file.lines.append(line)
+    return file
+
+
+def is_json_list(path):
+    """Whether a .json file holds one list; else it holds lines."""
+    if not path.endswith('.json'):
+        return False
+    with open(path, 'rb') as f:
+        beginning = f.read(99)
+    # a byte order mark may stand before the text
+    return beginning.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'[')
+
+
+def hub_parts(name):
+    """'hf://datasets/owner/name/path' -> 'owner/name', 'path'."""
+    parts = name.removeprefix('hf://datasets/').split('/', 2)
+    if len(parts) < 3:
+        raise ValueError('a file on the hub is hf://datasets/OWNER/NAME/FILE')
+    owner, repository, path = parts
+    return f'{owner}/{repository}', path
+
+
+def local_path(name):
+    """The path of a file; one on the hub is downloaded first."""
+    if not name.startswith('hf://'):
+        return name
+    from huggingface_hub import hf_hub_download
+    repository, path = hub_parts(name)
+    return hf_hub_download(repository, path, repo_type='dataset')
+
+
+def read_file(name):
+    """File of that name, in any of the formats."""
+    if name.startswith('sums:'):
+        return held_file(name, sum_rows(name.removeprefix('sums:')))
+    path = local_path(name)
+    if path.endswith('.parquet'):
+        return read_parquet(name, path)
+    if path.endswith('.gz'):
+        return read_gzip(name, path)
+    if is_json_list(path):
+        return read_list(name, path)
+    return read_lines(name, path)
+
+
+def files_of(name):
+    """The files of a source: itself, or what a pattern like 'train-*.parquet' names, sorted."""
+    if '*' not in name:
+        return [name]
+    if name.startswith('hf://'):
+        from huggingface_hub import HfApi
+        repository, pattern = hub_parts(name)
+        everything = HfApi().list_repo_files(repository, repo_type='dataset')
+        found = [f'hf://datasets/{repository}/{path}' for path in fnmatch.filter(everything, pattern)]
+    else:
+        found = glob.glob(name)
+    if not found:
+        raise ValueError('no file has such a name')
+    return sorted(found)
+
+
+def read_rows(spec):
+    """Sources, separated by commas -> Rows, [(name, weight, first row, last row + 1) of each source].
+
+    A source: .jsonl, .jsonl.gz, .json (a list, or lines), .parquet, hf://datasets/owner/name/file,
+    a pattern (train-*.parquet), or the embedded task sums:base, sums:train, sums:test. '*2' behind a
+    source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
+    'file:line', or 'file:number' of a format without lines. UserError: what cannot be read, with file
+    and line.
+    """
+    files = []
+    sources = []
+    begin = 0
+    for part in spec.split(','):
+        name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part.strip()).groups('1')
+        end = begin
+        file_name = name
+        try:
+            if not 0 < float(weight) < 1e6:
+                raise ValueError(f'*{weight} is no number of passes over it per epoch')
+            for file_name in files_of(name):
+                files.append(read_file(file_name))
+                end += len(files[-1])
+            if end == begin:
+                raise ValueError('no rows in it')
+        # errors of files, the hub and parquet have no common class
+        except Exception as error:
+            line = getattr(error, 'line', 0)
+            place = f'{file_name}:{line}' if line else file_name
+            hint = ''
+            if isinstance(error, ImportError):
+                hint = ' (pip install pyarrow, or convert the file to .jsonl)'
+            # of an error in several lines one line is made
+            message = ' '.join(f'data source {place}: {error}{hint}'.split())
+            raise UserError(message) from error
+        sources.append((name, float(weight), begin, end))
+        begin = end
+    return Rows(files), sources
+
+
+# --- the embedded task --------------------------------------------------------
 SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
 SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands of base rows and their shares: few are hard
 SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are wild guesses, always wrong
 
 
-def files_of(name):
-    """A source's files: itself, or what a pattern like 'train-*.parquet' names, also on the hub, sorted."""
-    if '*' not in name:
-        return [name]
-    if not name.startswith('hf://'):
-        found = glob.glob(name)
-    else:
-        from huggingface_hub import HfApi
-        owner, repo, pattern = name.removeprefix('hf://datasets/').split('/', 2)
-        every = HfApi().list_repo_files(f'{owner}/{repo}', repo_type='dataset')
-        found = [f'hf://datasets/{owner}/{repo}/{file}' for file in fnmatch.filter(every, pattern)]
-    if not found:
-        raise ValueError('no file has such a name')
-    return sorted(found)
-
-
-class Rows:
-    """A sequence of rows. Those of files of lines are read when asked for: memory holds where they begin.
-
-    files: [(name, its rows or its path)]; table, int64 (N, 3): file, place in it (row or byte), line."""
-    def __init__(self, files, table):
-        self.files, self.table = files, table
-
-    def __len__(self):
-        return len(self.table)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return Rows(self.files, self.table[i])
-        file, at, line = self.table[i].tolist()
-        name, source = self.files[file]
-        if isinstance(source, str):
-            with open(source, 'rb') as f:
-                f.seek(at)
-                return {**json.loads(f.readline()), '_where': f'{name}:{line}'}
-        return {**source[at], '_where': f'{name}:{line}'}
-
-
-def read_rows(spec):
-    """Sources with optional weights ('a.jsonl*0.5, sums:train') -> Rows, [(name, weight, start, stop)].
-    Source: .jsonl, .jsonl.gz, .json (list or lines), .parquet, hf://datasets/owner/name/file, a pattern
-    (train-*.parquet), sums:base, sums:train, sums:test. Row: a dict, '_where' is 'file:line' (or row number).
-    Files of lines are not held in memory, but .gz and pipes; each line is tried. UserError: unreadable."""
-    files, table, sources = [], array('q'), []
-    for part in map(str.strip, spec.split(',')):
-        name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part).groups('1')
-        start, line, file = len(table) // 3, 0, name
-        try:
-            if not 0 < float(weight) < 1e6:
-                raise ValueError(f'*{weight} is no number of passes over it per epoch')
-            for file in files_of(name):
-                path, line, at, held = file, 0, 0, []
-                if file.startswith('hf://'):
-                    from huggingface_hub import hf_hub_download
-                    owner, repo, inside = file.removeprefix('hf://datasets/').split('/', 2)
-                    path = hf_hub_download(f'{owner}/{repo}', inside, repo_type='dataset')
-                if file.startswith('sums:'):
-                    found = sum_rows(file[5:])
-                elif path.endswith('.parquet'):
-                    from pyarrow import parquet
-                    found = parquet.read_table(path).to_pylist()
-                else:
-                    found, line = gzip.open(path) if path.endswith('.gz') else open(path, 'rb'), 1
-                    head = path.endswith('.json') and open(path, 'rb').read(99).lstrip(b'\xef\xbb\xbf \t\r\n')
-                    found = json.loads(found.read()) if head and head[:1] == b'[' else found
-                lazy = not path.endswith('.gz') and hasattr(found, 'seekable') and found.seekable()  # no pipe
-                for line, row in enumerate(tqdm(found, file, delay=3, disable=RANK > 0 or None), 1):
-                    parsed = json.loads(row.strip() or b'null') if isinstance(row, bytes) else row
-                    if parsed is not None:
-                        parsed = {**parsed}  # TypeError if it is not an object
-                        table.extend((len(files), at if lazy else len(held), line))
-                        held += [] if lazy else [parsed]
-                    at += len(row)
-                files.append((file, path if lazy else held))
-            if len(table) == 3 * start:
-                raise ValueError('no rows in it')
-        except Exception as error:  # hub, file, gzip, parquet and JSON errors have no common class
-            line += (error.object.count(b'\n', 0, error.start) if isinstance(error, UnicodeDecodeError)
-                     else getattr(error, 'lineno', 1) - 1)  # of a JSON error inside a list
-            hint = ' (pip install pyarrow or convert to .jsonl)' if isinstance(error, ImportError) else ''
-            message = f'data source {file}{f":{line}" if line else ""}: {error}{hint}'
-            raise UserError(' '.join(message.split())) from error
-        sources.append((name, float(weight), start, len(table) // 3))
-    return Rows(files, np.frombuffer(table, np.int64).reshape(-1, 3)), sources
-
-
 def sum_rows(split):
-    """The embedded task: add up digits. A prompt's crc decides its side: no test prompt is in train or base.
-    Base stands in for pretraining: some rows show the running totals, most blurt out a guess."""
-    rng, size = random.Random(f'sums:{split}'), SUM_SIZES[split]
-    def draw(n):
+    """The rows of 'base', 'train' or 'test': add up digits.
+
+    The rows of train and test have a prompt, an answer and a demonstration. Those of base stand in for
+    pretraining: some show the running totals, most blurt out a guess.
+    """
+    rng = random.Random(f'sums:{split}')
+    size = SUM_SIZES[split]
+    if split == 'test':
+        return sum_test_rows(rng, size)
+    operands = list(SUM_OPERANDS)
+    if split == 'base':
+        operands = rng.choices(list(SUM_BASE), SUM_BASE.values(), k=size)
+    return [sum_row(rng, split, operands[i % len(operands)]) for i in range(size)]
+
+
+def sum_test_rows(rng, size):
+    """Rows without repetition, the levels in turn.
+
+    Of two operands there are only about a dozen prompts. The other levels fill up evenly.
+    """
+    pools = []
+    for n in SUM_OPERANDS:
+        distinct = {}
+        for _ in range(size):
+            row = sum_row(rng, 'test', n)
+            distinct[row['prompt']] = row
+        pools.append(list(distinct.values()))
+    rows = []
+    for i in range(size):
+        rows += [pool[i] for pool in pools if i < len(pool)]
+    return rows[:size]
+
+
+def sum_row(rng, split, n):
+    """A row of n operands. A checksum of the prompt decides its side: no test prompt is in train or base."""
+    while True:
         digits = [rng.randrange(10) for _ in range(n)]
-        prompt, answer = '+'.join(map(str, digits)), str(sum(digits))
-        if (zlib.crc32(prompt.encode()) % 8 == 0) != (split == 'test'):
-            return draw(n)
-        row, work = {'difficulty': n}, ' '.join(map(str, np.cumsum(digits))) + f' #### {answer}'
-        if split != 'base':
-            return {'prompt': prompt, 'answer': answer, 'demonstration': work, 'dataset': 'sums', **row}
-        guess = rng.choice([x for x in range(9 * n + 1) if x != sum(digits)])
-        reply = work if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
-        said = (('user', prompt), ('assistant', reply))
-        return {'messages': [{'role': role, 'content': text} for role, text in said], **row}
-    if split == 'test':  # no prompt twice: of n = 2 there are about a dozen, the other levels fill up evenly
-        pools = [list({row['prompt']: row for row in map(draw, [n] * size)}.values()) for n in SUM_OPERANDS]
-        return [pool[i] for i in range(size) for pool in pools if i < len(pool)][:size]
-    operands = rng.choices([*SUM_BASE], SUM_BASE.values(), k=size) if split == 'base' else SUM_OPERANDS
-    return [draw(operands[i % len(operands)]) for i in range(size)]
+        prompt = '+'.join(map(str, digits))
+        is_test = zlib.crc32(prompt.encode()) % 8 == 0
+        if is_test == (split == 'test'):
+            break
+    answer = sum(digits)
+    totals = ' '.join(str(total) for total in np.cumsum(digits))
+    worked = f'{totals} #### {answer}'
+    if split != 'base':
+        return {'prompt': prompt, 'answer': str(answer), 'demonstration': worked, 'dataset': 'sums',
+                'difficulty': n}
+    guess = rng.choice([x for x in range(9 * n + 1) if x != answer])
+    reply = worked if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
+    messages = [{'role': 'user', 'content': prompt}, {'role': 'assistant', 'content': reply}]
+    return {'messages': messages, 'difficulty': n}
+
+
+# --- values -------------------------------------------------------------------
+
+
+class Drop(UserError):
+    """Why a row is left out. The report counts these reasons."""
+
+
+def plain(value):
+    """The value without numpy's and parquet's types; None for what says nothing (NaN)."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value != value:  # NaN
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def plain_row(row):
+    """The columns that say something in this row.
+
+    Where files of several shapes are joined, every row has all columns, and most are null.
+    """
+    filled = {}
+    for name, value in row.items():
+        value = plain(value)
+        if value is not None:
+            filled[name] = value
+    return filled
+
+
+def parsed(text):
+    """What a text holds as JSON or as Python prints it; None if it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass
+    return None
+
+
+def is_empty(value):
+    """Whether a column says nothing: null, '', [], {}, the text of one of them, or only such values."""
+    if isinstance(value, str):
+        text = value.strip()
+        return text in ('', '[]', '{}', 'null', 'None')
+    if isinstance(value, dict):
+        return all(is_empty(item) for item in value.values())
+    if isinstance(value, list):
+        return all(is_empty(item) for item in value)
+    return value is None
+
+
+def only_item(value):
+    """The item of a list of one; anything else as it is."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value
+
+
+def level_of(value):
+    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list.
+
+    A whole number is one level however it is written (3, 3.0, '3'): in the log it has one name.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        if not np.isfinite(value):
+            return None
+        return int(value) if value == int(value) else str(value)
+    if isinstance(value, str):
+        text = ' '.join(value.split())
+        if re.fullmatch(r'[-+]?[0-9]{1,15}(\.0*)?', text):
+            return int(float(text))
+        # JSON can spell half a surrogate pair, which could not be printed
+        return text.encode('utf-8', 'replace').decode() or None
+    return None
+
+
+def levels(difficulties):
+    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without None."""
+    def place(level):
+        if isinstance(level, int):
+            return 0, level, ''
+        try:
+            number = float(level)
+        except ValueError:
+            number = np.nan
+        if np.isfinite(number):
+            return 0, number, str(level)
+        return 1, 0, str(level)
+    return sorted({level for level in difficulties if level_of(level) is not None}, key=place)
+
+
+# --- messages -----------------------------------------------------------------
+ROLES = {  # as it is written in a row, in small letters -> as chat templates have it
+    'system': 'system', 'developer': 'system',
+    'user': 'user', 'human': 'user', 'prompter': 'user',
+    'assistant': 'assistant', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant',
+    'bard': 'assistant', 'model': 'assistant',
+    'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
+THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')  # a message's keys for what the model thought
+SWITCHES = ('weight', 'train', 'loss', 'trainable')  # a message's keys that say whether it is trained
+CALLS = ('tool_calls', 'function_call')
+NO_TEXT = 'a message without text, of unknown role or with a tool call'
+# noncharacters of Unicode, with which data.py marks places in a text, and halves of surrogate pairs,
+# which JSON can spell and no tokenizer can encode
+NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd3]')
+
+
+def turns(value, role):
+    """A text, said by `role`, or messages in any spelling -> list of messages. Raises Drop.
+
+        'Q'                                     -> [{'role': 'user', 'content': 'Q'}]
+        [{'from': 'human', 'value': 'Q'}]       the same
+        '[{"role": "user", "content": "Q"}]'    the same: a file may store messages as a text
+    """
+    if isinstance(value, str):
+        stored = stored_messages(value)
+        value = [{'role': role, 'content': value}] if stored is None else stored
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise Drop(NO_TEXT)
+    return [read_message(message) for message in value]
+
+
+def stored_messages(text):
+    """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises Drop."""
+    looks_stored = re.match(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""", text)
+    if not looks_stored:
+        return None
+    value = parsed(text)
+    if value is None:
+        raise Drop('messages are stored as a text that is neither JSON nor Python')
+    messages = [value] if isinstance(value, dict) else value
+    for message in messages:
+        if not isinstance(message, dict) or role_of(message) is None:
+            return None
+    return messages
+
+
+def role_of(message):
+    """The role of a message as chat templates have it; None if it is unknown."""
+    role = message.get('role', message.get('from'))
+    return ROLES.get(role.lower()) if isinstance(role, str) else None
+
+
+def read_message(message):
+    """A message in any spelling -> {'role', 'content'}, and 'train': False if it says so. Raises Drop."""
+    if isinstance(message, str):  # a list of messages, each stored as a text
+        message = parsed(message)
+    if not isinstance(message, dict):
+        raise Drop(NO_TEXT)
+    for key in CALLS:
+        if not is_empty(message.get(key)):
+            raise Drop(NO_TEXT)
+    role = role_of(message)
+    if role is None:
+        raise Drop(NO_TEXT)
+
+    content = content_of(message.get('content', message.get('value')))
+    for key in THOUGHTS:
+        thought = message.get(key)
+        if isinstance(thought, str) and thought and '</think>' not in content:
+            content = f'<think>\n{thought}\n</think>\n\n{content}'
+            break
+    if NOT_UNICODE.search(content):
+        raise Drop('not valid unicode')
+    read = {'role': role, 'content': content}
+    if not is_trained(message):
+        read['train'] = False
+    return read
+
+
+def content_of(content):
+    """The text of a message: a text, or a list of parts. Raises Drop for images and the like."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise Drop(NO_TEXT)
+    texts = []
+    for part in content:
+        if isinstance(part, dict):
+            if part.get('type') == 'thinking':
+                part = f'<think>\n{part.get("thinking")}\n</think>\n\n'
+            else:
+                part = part.get('text')
+        if not isinstance(part, str):
+            raise Drop(NO_TEXT)
+        texts.append(part)
+    return ''.join(texts)
+
+
+def is_trained(message):
+    """What a message says of its training: weight 0, train false. True if it says nothing. Raises Drop."""
+    for key in SWITCHES:
+        value = message.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise Drop(f'{key}={value!r} of a message: only 0 and 1 are supported')
+        return bool(value)
+    return True
+
+
+# --- columns that go with every shape -----------------------------------------
+ADDED = ('input', 'context')  # texts that are added to what is asked
+REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'videos', 'audios', 'documents')
+
+
+def check_columns(row):
+    """Raises Drop for a column that would change the row and that nothing here uses."""
+    for name in REFUSED:
+        if not is_empty(row.get(name)):
+            raise Drop(f'{name} is not supported (tools, images and template settings are not)')
+    weight = row.get('weight', 1)
+    if weight == 0:
+        raise Drop('weight 0')
+    if weight != 1:
+        raise Drop('a weight of a row is not supported: weigh a source instead, --data=FILE*0.5')
+
+
+def system_turn(row):
+    """The system message of the columns system or system_prompt, as a list; [] without one."""
+    for name in ('system', 'system_prompt'):
+        if not is_empty(row.get(name)):
+            return turns(row[name], 'system')
+    return []
+
+
+def history_of(row):
+    """Earlier turns of the column history: [[asked, replied], ...] or messages. They are not trained."""
+    history = row.get('history')
+    if is_empty(history):
+        return []
+    if isinstance(history, str):
+        history = parsed(history)
+    if not isinstance(history, list):
+        raise Drop('history holds no turns')
+    messages = []
+    for item in history:
+        if isinstance(item, list) and len(item) == 2:
+            messages += turns(item[0], 'user') + turns(item[1], 'assistant')
+        elif isinstance(item, dict):
+            messages.append(read_message(item))
+        else:
+            raise Drop('history holds no turns')
+    return messages
+
+
+def with_columns(row, messages, asked=None):
+    """The messages of a prompt with what other columns of the row add to it. Raises Drop.
+
+    system, system_prompt   the system turn, if the messages have none
+    history                 turns before the prompt
+    input, context          text behind what is asked, after an empty line
+    asked: the column that the prompt is from. A list of messages says everything itself: input,
+    context and history beside it are refused, by their name.
+    """
+    is_text = isinstance(row.get(asked), str) and stored_messages(row[asked]) is None
+    for name in ('history', *ADDED):
+        if name == asked or is_empty(row.get(name)):
+            continue
+        if not is_text:
+            raise Drop(f'column {name} beside messages: put it into the messages, or leave it out')
+        if name in ADDED:
+            if not isinstance(row[name], str):
+                raise Drop(f'column {name} is no text')
+            last = messages[-1]
+            messages = messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{row[name]}'}]
+    if is_text:
+        messages = history_of(row) + messages
+    if 'system' not in [message['role'] for message in messages]:
+        messages = system_turn(row) + messages
+    return messages
+
+
+def unused_columns(row, messages):
+    """Notes for the report: columns that hold something, and that this row's shape does not use."""
+    notes = []
+    systems = [message['content'] for message in messages if message['role'] == 'system']
+    for name in ('system', 'system_prompt'):
+        value = row.get(name)
+        if not is_empty(value) and value not in systems:
+            notes.append(f'column {name} is not used: the messages have a system turn')
+    return notes
+
+
+# --- rows for sft.py ----------------------------------------------------------
+PAIRS = [  # columns that ask and reply; of a row the first pair that holds something counts
+    ('instruction', 'output'), ('instruction', 'response'),  # alpaca, dolly
+    ('prompt', 'completion'), ('prompt', 'demonstration'), ('prompt', 'target'),
+    ('prompt', 'response'), ('prompt', 'generation'),
+    ('INSTRUCTION', 'RESPONSE'),
+    ('question', 'response'), ('query', 'response'), ('question', 'answer'),  # OpenOrca, MetaMath, GSM8K
+    ('problem', 'solution'),  # MATH
+    ('input', 'output')]
+
+
+@dataclass
+class Example:
+    """What is trained of a row: a conversation, or a document."""
+    messages: list  # of a conversation
+    first: int = 0  # assistant turns from this one on are trained
+    document: str | None = None  # a text that is trained as it stands, instead of messages
+    notes: list = field(default_factory=list)  # what the report should count of this row
+
+
+def example_of(row):
+    """A row for supervised fine-tuning -> Example. Raises Drop, or UserError for an unknown shape."""
+    columns = list(row)
+    row = plain_row(row)
+    check_columns(row)
+    for adapter in (example_of_messages, example_of_pair, example_of_text):
+        example = adapter(row)
+        if example is not None:
+            return example
+    # a known shape whose columns are null in this row is no reason to stop
+    known = [('messages',), ('conversations',), ('text',), *PAIRS]
+    if any(set(names) <= set(columns) for names in known):
+        raise Drop('the columns to train on are null')
+    pairs = ', '.join('+'.join(pair) for pair in PAIRS)
+    raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(columns)}; known are messages, '
+                    f'conversations, text, {pairs}')
+
+
+def example_of_messages(row):
+    """{'messages': [{'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}]} -> Example.
+
+    Uses messages or conversations; system or system_prompt where the messages have no system turn.
+    Trained is every assistant turn, unless its weight or train says no. Refuses input, context and
+    history beside the messages. None for a row without messages.
+    """
+    for name in ('messages', 'conversations'):
+        if name in row:
+            value = parsed_list(row[name], name)
+            messages = with_columns(row, turns(value, 'assistant'), name)
+            return Example(messages, notes=unused_columns(row, messages))
+    return None
+
+
+def parsed_list(value, name):
+    """Messages that may be stored as a text. Raises Drop for a text that holds none."""
+    if isinstance(value, str):
+        stored = stored_messages(value)
+        if stored is None:
+            raise Drop(f'{name} holds a text and no list of messages')
+        return stored
+    return value
+
+
+def pair_columns(row):
+    """The names of the columns that ask and reply, or None."""
+    found = [pair for pair in PAIRS if pair[0] in row and pair[1] in row]
+    for asked, replied in found:
+        if not is_empty(row[asked]) and not is_empty(row[replied]):
+            return asked, replied
+    return found[0] if found else None
+
+
+def example_of_pair(row):
+    """{'instruction': 'Q', 'input': 'I', 'output': 'A'} -> Example with the reply alone trained.
+
+    Uses the first pair of PAIRS that holds something; either side may be a text or messages. input
+    and context are added to what is asked, history stands before it, system or system_prompt first.
+    None for a row without such columns.
+    """
+    pair = pair_columns(row)
+    if pair is None:
+        return None
+    asked, replied = pair
+    messages = with_columns(row, turns(row.get(asked), 'user'), asked)
+    example = Example(messages + turns(row.get(replied), 'assistant'), first=len(messages))
+    example.notes = unused_columns(row, messages)
+    return example
+
+
+def example_of_text(row):
+    """{'text': 'Once upon a time'} -> Example with a document, trained whole. None without a text."""
+    if 'text' not in row:
+        return None
+    (turn,) = turns([{'role': 'user', 'content': row['text']}], 'user')
+    return Example([], document=turn['content'])
+
+
+# --- rows for dpo.py ----------------------------------------------------------
+SIDES = [('chosen', 'rejected'), ('chosen_response', 'rejected_response')]
+ASKED = ('messages', 'conversations', 'prompt', 'question', 'problem', 'instruction', 'query')
+
+
+@dataclass
+class Pair:
+    """Two conversations; compared are their last turns."""
+    chosen: list
+    rejected: list
+    notes: list = field(default_factory=list)
+
+
+def pair_of(row):
+    """A preference row -> Pair. Raises Drop, or UserError for an unknown shape.
+
+        {'prompt': 'Q', 'chosen': 'A', 'rejected': 'B'}         texts, or messages
+        {'chosen': [Q, A], 'rejected': [Q, B]}                  whole conversations
+        {'chosen': '\\n\\nHuman: Q\\n\\nAssistant: A', ...}     Anthropic's
+
+    Uses prompt, messages, question or instruction for what is asked, and input, context, history,
+    system and system_prompt as example_of does.
+    """
+    columns = list(row)
+    row = plain_row(row)
+    check_columns(row)
+    names = side_columns(row)
+    if names is None and side_columns(columns):
+        raise Drop('a side is null')
+    if names is None:
+        raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(columns)}')
+
+    asked = []
+    column = None
+    for name in ('prompt', *ASKED):
+        if column is None and not is_empty(row.get(name)):
+            column = name
+            asked = turns(row[name], 'user')
+            # a conversation that ends in a reply holds the chosen side too
+            if name != 'prompt' and asked[-1]['role'] == 'assistant':
+                asked = asked[:-1]
+    sides = [side_of(row, name, asked, column) for name in names]
+    return Pair(*sides, notes=unused_columns(row, sides[0]))
+
+
+def side_columns(columns):
+    """The names of the columns of both sides, or None."""
+    for chosen, rejected in SIDES:
+        if chosen in columns and rejected in columns:
+            return chosen, rejected
+    return None
+
+
+def side_of(row, name, asked, column):
+    """The conversation of one side, what is asked included."""
+    value = row[name]
+    if isinstance(value, str) and not asked:
+        value = paragraphs_of(value)
+    messages = turns(value, 'assistant')
+    if messages and messages[0]['role'] == 'assistant':
+        # the side holds only what is new
+        return with_columns(row, asked, column) + messages
+    # the side holds the whole conversation: the prompt's column says it once more
+    if column is None or is_empty([row.get(extra) for extra in ('history', *ADDED)]):
+        return with_columns(row, messages, name)
+    return with_columns(row, messages[:-1], column) + messages[-1:]
+
+
+def paragraphs_of(text):
+    """Anthropic's form: paragraphs that begin with 'Human:' or 'Assistant:' -> messages."""
+    parts = re.split(r'(?:^|\n\n)(Human|Assistant):', text)
+    speakers, said = parts[1::2], parts[2::2]
+    return [{'role': who.lower(), 'content': words.strip()} for who, words in zip(speakers, said)]
+
+
+# --- rows for grpo.py, hpt.py, prefix_rft.py ----------------------------------
+
+
+@dataclass
+class Prompt:
+    """What is asked, and the truth that a reply is judged by."""
+    messages: list  # the last one is the user's
+    truth: object  # as the row has it
+    dataset: str  # the name that tells which verifier judges; '' if the row has none
+    demonstration: str | None  # a reply to learn from
+    difficulty: object  # as level_of gives it
+    notes: list = field(default_factory=list)
+
+
+def prompt_of(row):
+    """A row with a truth -> Prompt. Raises Drop.
+
+        {'prompt': 'Q', 'answer': '4', 'dataset': 'math'}       the plain shape
+        {'messages': [Q], 'ground_truth': '4', 'dataset': ...}  open-instruct's
+        {'prompt': [Q], 'reward_model': {'ground_truth': '4'}, 'data_source': ...}  verl's
+        {'question': 'Q', 'answer': 'worked\\n#### 4'}          GSM8K's
+        {'problem': 'Q', 'solution': 'so \\\\boxed{4}'}         MATH's
+
+    Uses input, context, history, system and system_prompt as example_of does; difficulty or level;
+    demonstration, target or demos (hpt.py and prefix_rft.py).
+    """
+    row = plain_row(row)
+    check_columns(row)
+    difficulty = level_of(row.get('difficulty'))
+    if difficulty is None:
+        difficulty = level_of(row.get('level'))
+    messages = asked_messages(row)
+    return Prompt(messages, truth_of(row), dataset_of(row), demonstration_of(row), difficulty,
+                  unused_columns(row, messages))
+
+
+def asked_messages(row):
+    """The messages that a completion goes on from. Raises Drop."""
+    column = None
+    for name in ASKED:
+        if column is None and not is_empty(row.get(name)):
+            column = name
+    if column is None:
+        raise Drop(f'no prompt: none of the columns {", ".join(ASKED)} holds one')
+    messages = turns(row[column], 'user')
+    # a reply at the end is an example of one, and not part of what is asked
+    if messages and messages[-1]['role'] == 'assistant':
+        messages = messages[:-1]
+    if not messages or messages[-1]['role'] != 'user':
+        raise Drop('the prompt does not end with a user turn')
+    return with_columns(row, messages, column)
+
+
+def is_gsm8k(row):
+    return 'question' in row and '####' in str(row.get('answer'))
+
+
+def is_math(row):
+    return 'problem' in row
+
+
+def truth_of(row):
+    """What the row gives as the right answer; None without one."""
+    reward_model = row.get('reward_model')
+    if isinstance(reward_model, str):  # stored as a text
+        reward_model = parsed(reward_model)
+    if isinstance(reward_model, dict):
+        reward_model = reward_model.get('ground_truth')
+    answer = row.get('answer')
+    if is_gsm8k(row):
+        answer = str(answer).rpartition('####')[2].replace(',', '').strip()
+    candidates = [row.get('ground_truth'), reward_model, answer, boxed_answer(row.get('solution'))]
+    if not is_math(row):
+        candidates.append(row.get('solution'))
+    for truth in candidates:
+        if truth is not None and truth != '':
+            return truth
+    return None
+
+
+def boxed_answer(solution):
+    r"""What a solution has in its last \boxed{}, or behind '\boxed '; None without one."""
+    if not isinstance(solution, str):
+        return None
+    if found := boxed(solution):
+        return found
+    bare = re.search(r'\\boxed ([^$ ]+)', solution)
+    return bare[1] if bare else None
+
+
+def dataset_of(row):
+    """The name of the row's data set."""
+    for name in ('dataset', 'data_source'):
+        value = only_item(row.get(name))
+        if not is_empty(value):
+            return value
+    if is_gsm8k(row):
+        return 'gsm8k'
+    return 'math' if is_math(row) else ''
+
+
+def demonstration_of(row):
+    """A reply to learn from, as a text; None without one."""
+    shown = None
+    for name in ('demonstration', 'target'):
+        if shown is None and not is_empty(row.get(name)):
+            shown = row[name]
+    if shown is None and is_gsm8k(row):
+        shown = row['answer']
+    if shown is None and is_math(row):
+        shown = row.get('solution')
+    if shown is None:
+        shown = right_demo(row)
+    if is_empty(shown):
+        return None
+    return turns(shown, 'assistant')[-1]['content']
+
+
+def right_demo(row):
+    """The first of the column demos that demos_corr calls right. None without one."""
+    demos = row.get('demos') or []
+    verdicts = row.get('demos_corr') or [True] * len(demos)
+    for demo, is_right in zip(demos, verdicts):
+        if is_right:
+            return demo
+    return None

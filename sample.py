@@ -71,11 +71,11 @@ if write == 'pairs' and n < 2 and not rejected_model:
 # after the settings, because they take seconds: the user learns of a mistake in a flag at once
 import torch
 
-from data import completion_text, format_report, levels, load_tokenizer, random_stream
-from data import rl_prompts, stop_ids, turns
+from data import completion_text, format_report, load_tokenizer, random_stream
+from data import rl_prompts, stop_ids
 from model import check_token_ids, load_model
 from rollout import generate
-from rows import read_rows
+from rows import levels, read_rows
 from verify import ANSWERS, extract, gave_up, verify_all
 
 # --- device -------------------------------------------------------------------
@@ -215,8 +215,8 @@ def pair_lines(prompt, group, weaker_group):
             continue
         lines.append({
             'prompt': prompt['messages'],
-            'chosen': turns(chosen['text'], 'assistant'),
-            'rejected': turns(rejected['text'], 'assistant'),
+            'chosen': [{'role': 'assistant', 'content': chosen['text']}],
+            'rejected': [{'role': 'assistant', 'content': rejected['text']}],
             'chosen_reward': chosen['reward'],
             'rejected_reward': rejected['reward'],
             **about(prompt),

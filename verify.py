@@ -198,6 +198,12 @@ def check_truth(kind, truth):
     except Exception as error:
         raise ValueError(f'{kind}: cannot read the truth {truth!r:.200}: {error}') from error
 
+def read_truth(kind, truth):
+    if isinstance(truth, list) and len(truth) == 1:
+        truth = truth[0]
+    check_truth(kind, str(truth) if isinstance(truth, (int, float)) else truth)
+    return str(truth)
+
 def extract(kind, completion):
     """The answer in a completion as text to vote on (maj@k), '1/2' for 0.5; None if there is none."""
     if kind not in ANSWERS or not isinstance(completion, str):

@@ -429,7 +429,7 @@ def test_think_blocks():
     assert one({'messages': chat('a', '<think>\nt\n</think>\n\nb')}, chatml(opens)).endswith(
         'assistant\n<think>\n[[t\n</think>\n\nb<|im_end|>]]\n'
     )
-    assert why({'messages': chat('a', 'b')}, chatml(opens)) == 'the chat template rewrites the content'
+    assert why({'messages': chat('a', 'b')}, chatml(opens)) == data.THOUGHTS_NEEDED
     # reasoning_content, rendered by the template and not part of the content
     row = {'messages': [chat('a')[0], {'role': 'assistant', 'content': 'b', 'reasoning_content': 't'}]}
     assert one(row, tokenizer).endswith('assistant\n[[<think>\nt\n</think>\n\nb<|im_end|>]]\n')
@@ -443,19 +443,17 @@ def test_templates_that_cannot_be_trusted():
         'm.content[:0]',
     ):
         assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('m.content', change))) in (
-            'the chat template rewrites the content',
-            'no end-of-turn token after it',
+            data.REWRITES,
+            data.NO_END,
         )
-    assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('<|im_end|>', ''))).startswith(
-        'no end-of-turn'
-    )
+    assert why({'messages': chat('a', 'b')}, chatml(CHATML.replace('<|im_end|>', ''))) == data.NO_END
     more = CHATML.replace("'<|im_end|>\n'", "('' if m.content == 'reply' else ' ...') + '<|im_end|>\n'")
-    assert why({'messages': chat('a', 'b')}, chatml(more)) == 'the chat template rewrites the content'
+    assert why({'messages': chat('a', 'b')}, chatml(more)) == data.REWRITES
     silent = CHATML.replace('m.content', "(m.content if m.content != 'assistant' else '')")
     other = CHATML.replace("{{ '<|im_start|>assistant", "{{ '<|im_start|>ASSISTANT")  # no reply follows this
     for template, reply in ((silent, 'assistant'), (other, 'b')):
         reason = why({'messages': chat('a', reply)}, chatml(template))
-        assert reason == 'the chat template rewrites the content'
+        assert reason == data.REWRITES
     refuses = CHATML.replace(
         '{% for m', "{% if messages | length > 2 %}{{ raise_exception('too\nlong') }}{% endif %}{% for m"
     )
@@ -479,7 +477,8 @@ def test_templates_that_cannot_be_trusted():
         eos_token='<|end|>',
     )
     assert one({'messages': chat('a', 'c')}, merged) == 'user:a<|end|>assistant:[[c<|end|>]]'
-    assert why({'messages': chat('a', 'b')}, merged) == 'the chat template rewrites the content'
+    # ... is none: prompt and reply are tokenised apart, so that a rollout could have begun so
+    assert one({'messages': chat('a', 'b')}, merged) == 'user:a<|end|>assistant:[[b<|end|>]]'
 
 
 def test_special_tokens_in_text_are_text():
@@ -507,13 +506,14 @@ def test_special_tokens_in_text_are_text():
 
 
 def test_marks_change_nothing_where_nothing_is_spelled_out():
-    """One piece at a time gives the ids and offsets of the whole; a tokenizer for which it does not drops the row."""
+    """One piece at a time gives the ids of the whole; a tokenizer for which it does not drops the row."""
     for tokenizer in (TINY, tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], ['of'], eos_token='<|im_end|>')):
         text = data.render(tokenizer, chat('what of it?', 'a \U0001f600 of\n', 'e\u0301'))
-        assert data.encode_marked(tokenizer, text) == (text, *data.encode(tokenizer, [text])[0])
+        made = data.Chat(tokenizer)
+        assert made.encode_marked(text) == made.ids_of([text])[0] == tokenizer(text)['input_ids']
     greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], eos_token='<|im_end|>')
-    greedy.add_special_tokens({'additional_special_tokens': [AddedToken('<eats>', rstrip=True, special=True)]})
-    assert why({'messages': chat('a<eats>', 'b')}, greedy) == 'special token in text'
+    greedy.add_special_tokens({'additional_special_tokens': [AddedToken('<eats>', lstrip=True, special=True)]})
+    assert why({'messages': chat('a<eats>', 'b')}, greedy) == data.SPELLED
     assert one({'messages': chat('a', 'b')}, greedy).endswith('[[b<|im_end|>]]\n')
 
 
