@@ -11,6 +11,7 @@ This file imports the standard library only, so that a script can call configure
 imports torch: the user learns of a mistake at once.
 """
 import ast
+import datetime
 import difflib
 import glob
 import math
@@ -116,10 +117,20 @@ def a_device():
     return Rule(allows, 'auto, cpu, cuda or cuda:N')
 
 
+def a_date():
+    def allows(value):
+        try:
+            return value == '' or bool(datetime.date.fromisoformat(value))
+        except (TypeError, ValueError):
+            return False
+    return Rule(allows, 'a day like 2024-07-26, or empty')
+
+
 # The rule of each knob. A script can replace it: configure(globals(), beta=above(0)).
 LEGAL = {
     # what and where
     'model': not_empty(),  # check_models() checks more
+    'template_date': a_date(),
     'data': not_empty(),
     'out_dir': not_empty(),
     # batch and length

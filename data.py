@@ -14,140 +14,26 @@ A row for which a step cannot be shown to be right is dropped, and counted with 
 masked by token id, because the pad token may be the end-of-turn token.
 """
 import bisect
-import datetime
 import functools
 import hashlib
 import itertools
-import json
 import re
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
 import verify
+from chat import BEGIN, CLOSE, OPEN, Chat, bare
+# for those who import data.py: what they need of a tokenizer
+from chat import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, load_tokenizer, render, stop_ids  # noqa: F401
 from configurator import RANK, UserError
 from rewards.answers import THINKING_MARKS
 from rewards.sandbox import read_languages, with_language
 from rows import Drop, example_of, pair_of, prompt_of
 
-# --- tokenizers ---------------------------------------------------------------
-SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
-TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
-FIXED_DATE = '2024-07-26'  # the day that Llama 3's template has for want of a date
-
-
-def load_tokenizer(name, chat_template='', template_date=''):
-    """The tokenizer of a hub id or folder; byte_tokenizer for 'tiny' and 'random:...'.
-
-    chat_template: a file with a Jinja template that replaces the tokenizer's own.
-    template_date: the day (YYYY-MM-DD) that a template is told which asks for today's. Token ids, and
-    so a resumed run, must not depend on the day. It is saved with the tokenizer.
-    Raises UserError.
-    """
-    try:
-        if name == 'tiny' or name.startswith('random:'):
-            tokenizer = byte_tokenizer()
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        if chat_template:
-            with open(chat_template, encoding='utf-8') as f:
-                tokenizer.chat_template = f.read()
-        if template_date:
-            datetime.date.fromisoformat(template_date)
-    # hub, network, file and format errors have no common class
-    except Exception as error:
-        message = f'no tokenizer from {name!r} with --chat_template={chat_template!r}: {error}'
-        raise UserError(' '.join(message.split())) from error
-    if not hasattr(tokenizer, 'backend_tokenizer'):
-        raise UserError(f'no tokenizer from {name!r}: it has no tokenizer.json '
-                        f'(a {type(tokenizer).__name__}); take a folder or repository that has one')
-    if template_date:
-        tokenizer.init_kwargs['template_date'] = template_date
-    if asks_for_date(tokenizer) and RANK == 0:
-        day = date_of(tokenizer).strftime('%d %b %Y')
-        print(f"the chat template asks for today's date: it is always told {day}")
-    return tokenizer
-
-
-def byte_tokenizer():
-    """A token for every byte and six special ones, made in memory: 262 tokens, any text round-trips."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(SPECIALS)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, chat_template=TEMPLATE, eos_token='<|end|>', pad_token='<|pad|>',
-        additional_special_tokens=SPECIALS, clean_up_tokenization_spaces=False)
-
-
-def asks_for_date(tokenizer):
-    """Whether the chat template asks for today's date."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):  # of several templates only this one is used
-        template = template.get('default')
-    return 'strftime_now' in str(template)
-
-
-def date_of(tokenizer):
-    """The day that a chat template is told: always the same one."""
-    return datetime.date.fromisoformat(tokenizer.init_kwargs.get('template_date') or FIXED_DATE)
-
-
-def stop_ids(tokenizer, model=''):
-    """Sorted ids that end a generation. Raises UserError for a tokenizer without EOS.
-
-    They are EOS, what ends an assistant's turn in the chat template, and those that the generation
-    config of `model` names (a hub id or folder; '' for none). Llama 3.1's, for one, names three.
-    """
-    ids = {tokenizer.eos_token_id, *Chat(tokenizer).turn_ends}
-    if model and model != 'tiny' and not model.startswith('random:'):
-        try:
-            named = GenerationConfig.from_pretrained(model).eos_token_id
-        except OSError:  # the model has none
-            named = None
-        if isinstance(named, int):
-            named = [named]
-        ids.update(named or [])
-    return sorted(ids)
-
-
-@functools.lru_cache(8)
-def special_ids(tokenizer):
-    """Ids of the special tokens that mark a model's thinking, and ids of all other special tokens."""
-    thinking, others = set(), set()
-    for token_id, token in tokenizer.added_tokens_decoder.items():
-        if token.special and token.content.strip() in THINKING:
-            thinking.add(token_id)
-        elif token.special:
-            others.add(token_id)
-    return frozenset(thinking), frozenset(others)
-
-
-def completion_text(tokenizer, ids):
-    """What a verifier reads of a completion: the text without special tokens.
-
-    Those that mark thinking (<think>) stay, so that thoughts are not taken for the answer.
-    """
-    thinking, others = special_ids(tokenizer)
-    if thinking.isdisjoint(ids):
-        return tokenizer.decode(ids, skip_special_tokens=True)
-    return tokenizer.decode([i for i in ids if i not in others], skip_special_tokens=False)
-
-
-# --- chat template ------------------------------------------------------------
-# Noncharacters of Unicode mark places in a text; rows.py refuses a message that holds one.
-BEGIN, END = '\ufdd0', '\ufdd1'  # around what spells a control token and is text
-OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around a reply, to find it in the rendered conversation
-THINKING = frozenset(THINKING_MARKS) | frozenset(THINKING_MARKS.values())
-
+# --- what is trained ----------------------------------------------------------
 NO_END = 'no end-of-turn token after the reply in the chat template'
 REWRITES = 'the chat template rewrites the content of the reply'
 THOUGHTS_NEEDED = (
@@ -157,383 +43,8 @@ THOUGHTS_NEEDED = (
 THOUGHTS_LOST = (
     'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
     '--chat_template=config/qwen3_training.jinja')
-SPELLED = 'a control token is spelled out, and this tokenizer cannot take it as text'
-MERGED = 'the last token of the prompt and the first of the reply are one'
 NOT_TRAINED = 'assistant turns are not trained: the chat template writes them in another way than in a prompt'
 NO_SYSTEM = 'system messages are not rendered by the chat template'
-
-
-@dataclass
-class Format:
-    """How a chat template writes a reply, found out with a conversation of three rounds."""
-    header: str  # what stands right before a reply
-    earlier_opening: str  # what the template itself puts before the words of an earlier reply
-    last_opening: str  # and of the last one: '<think>\n\n</think>\n\n' (Qwen3), a channel (gpt-oss)
-    is_stable: bool  # whether a conversation begins with the prompt of each of its replies
-
-
-class Chat:
-    """A tokenizer and its chat template: renders conversations and encodes texts.
-
-    What a text spells out is never control: `render` marks it, and `encode` takes it as text. Control
-    is what the tokenizer flags as special, and what the chat template writes between the contents.
-    """
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.core = tokenizer.backend_tokenizer
-        # a call of the tokenizer may have left these on
-        self.core.no_padding()
-        self.core.no_truncation()
-        self.added = tokenizer.added_tokens_decoder  # id -> AddedToken
-        self.date = date_of(tokenizer)
-
-    # rendering
-
-    @functools.cached_property
-    def template(self):
-        """The compiled chat template. transformers compiles and keeps it; it is called here without the
-        checks of apply_chat_template, which take longer than the rendering itself."""
-        if not self.tokenizer.chat_template:
-            raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
-        return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
-
-    def rendered(self, messages, prompt=False):
-        """The text that the template makes of messages whose contents are taken as they are. Raises Drop."""
-        try:
-            # a template that asks for today's date calls this function
-            self.template.globals['strftime_now'] = self.date.strftime
-            return self.template.render(
-                messages=messages, add_generation_prompt=prompt, tools=None, documents=None,
-                date_string=self.date.strftime('%d %b %Y'), **self.tokenizer.special_tokens_map)
-        except UserError:
-            raise
-        # a template is somebody's program and may raise anything
-        except Exception as error:
-            raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
-
-    def render(self, messages, prompt=False):
-        """The conversation as the template writes it, what spells a control token between BEGIN and END.
-
-        prompt: with what opens the assistant's turn at the end. Raises Drop where the template refuses.
-        """
-        plain = [{'role': m['role'], 'content': self.mark(m['content'], m['role'])} for m in messages]
-        return self.rendered(plain, prompt)
-
-    # control tokens
-
-    @functools.cached_property
-    def control(self):
-        """Text of each control token -> its id."""
-        return {token.content: token_id for token_id, token in self.added.items()
-                if token.special or token.content in self.written}
-
-    @functools.cached_property
-    def written(self):
-        """All that the template writes around the contents of a conversation, as one text.
-
-        Some tokenizers do not flag the template's tokens as special: DeepSeek's <|User|>.
-        """
-        if not self.tokenizer.chat_template:
-            return ''
-        rounds = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}] * 2
-        texts = []
-        for messages in (rounds, [{'role': 'system', 'content': 'rule'}, *rounds], rounds[:1]):
-            for prompt in (True, False):
-                try:
-                    texts.append(self.rendered(messages, prompt))
-                except Drop:  # some templates know no system message
-                    pass
-        return '\n'.join(texts)
-
-    @functools.cached_property
-    def control_pattern(self):
-        """Matches a control token's spelling, the longest first."""
-        names = sorted(self.control, key=len, reverse=True)
-        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
-
-    @functools.cached_property
-    def reply_pattern(self):
-        """The same for replies, in which the marks of thinking are what they spell."""
-        names = sorted((name for name in self.control if name.strip() not in THINKING), key=len, reverse=True)
-        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
-
-    def mark(self, text, role='user'):
-        """The text with what spells a control token between BEGIN and END.
-
-        Else a user's '<|im_end|>' would be control and end the turn. Raises Drop if this tokenizer cannot
-        encode it as text.
-        """
-        pattern = self.reply_pattern if role == 'assistant' else self.control_pattern
-        if not pattern.search(text):
-            return text
-        if not self.keeps_text:
-            raise Drop(SPELLED)
-        return pattern.sub(lambda found: BEGIN + found[0] + END, text)
-
-    @functools.cached_property
-    def turn_ends(self):
-        """Ids of the tokens that end an assistant's turn in the template, a set."""
-        if self.tokenizer.eos_token_id is None:
-            raise UserError('the tokenizer has no EOS token')
-        if not self.tokenizer.chat_template:
-            return set()
-        turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
-        before, found, after = self.rendered(turn).rpartition('reply')
-        if not found or not after.strip():
-            return set()
-        first = self.core.encode(after.strip(), add_special_tokens=False).ids[:1]
-        return set(first) & set(self.added)
-
-    @functools.cached_property
-    def end_pattern(self):
-        """Matches an end-of-turn token that is control, and not one that a text spells out."""
-        ids = {self.tokenizer.eos_token_id} | self.turn_ends
-        names = sorted((self.added[i].content for i in ids if i in self.added), key=len, reverse=True)
-        return re.compile(f'(?<!{BEGIN})(?:{"|".join(map(re.escape, names)) or "(?!)"})')
-
-    # what is found out about the template
-
-    def format_of(self, messages):
-        """The Format of the template for conversations with or without a system message; None if unclear."""
-        return self.formats[messages[0]['role'] == 'system']
-
-    @functools.cached_property
-    def formats(self):
-        """{whether the conversation has a system message: Format or None}"""
-        return {has_system: self.find_format(has_system) for has_system in (False, True)}
-
-    def find_format(self, has_system):
-        """Format, from three rounds of short messages. None for a template that cannot be made out."""
-        messages = [{'role': 'system', 'content': 'rule'}] if has_system else []
-        for i in range(3):
-            messages.append({'role': 'user', 'content': f'ask {i}'})
-            messages.append({'role': 'assistant', 'content': f'reply {i}'})
-        openings = []  # what the template writes between prompt and words, of each reply
-        is_stable = True
-        try:
-            text = self.rendered(messages)
-            for i in range(3):
-                place = messages.index({'role': 'assistant', 'content': f'reply {i}'})
-                prompt = self.rendered(messages[:place], prompt=True)
-                words = text.find(f'reply {i}')
-                is_stable = is_stable and words >= 0 and text.startswith(prompt)
-                openings.append(text[len(prompt):words])
-            without = self.rendered(messages[:-1])
-        except Drop:
-            return None
-        # a reply follows what opens the assistant's turn; in some templates that is the end of the user's
-        header = prompt.removeprefix(without)
-        if not prompt.startswith(without) or not header:
-            header = prompt.rpartition('ask 2')[2]
-        is_stable = is_stable and bool(header) and openings[0] == openings[1]
-        return Format(header, openings[0], openings[2], is_stable)
-
-    # encoding
-
-    @functools.cached_property
-    def lead(self):
-        """A control token to put before a piece of text, whose id is taken off again; '' if not needed.
-
-        Some tokenizers (Llama 2's) put a blank before the first word of a text. Behind a control token
-        a piece is encoded as it is in the midst of a text.
-        """
-        if self.is_piecewise:
-            return ''
-        for token in self.added.values():
-            if token.special and not token.rstrip and not token.lstrip:
-                return token.content
-        return ''
-
-    @functools.cached_property
-    def is_piecewise(self):
-        """Whether the tokens of a piece do not depend on the text before it, wherever it is cut."""
-        for before, piece in (('x\n', 'y'), ('x:', ' y'), ('x', '\n  y')):
-            first = self.ids_of([before])[0]
-            second = self.ids_of([piece])[0]
-            if self.core.decode(first + second, skip_special_tokens=False) != before + piece:
-                return False
-            for token_id, token in self.added.items():
-                if token.special and not token.rstrip:
-                    if self.ids_of([token.content + piece])[0] != [token_id] + second:
-                        return False
-                    break
-        return True
-
-    def ids_of(self, texts):
-        """The ids of each text as the tokenizer encodes it, control tokens as control."""
-        encoded = self.core.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encoded]
-
-    def encode(self, conversations):
-        """The ids of conversations that are cut into pieces.
-
-        conversations: [[piece, ...], ...], texts that follow each other, as `render` marks them.
-        -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded so.
-        """
-        # 1. a control token before every piece that needs one, but the first
-        texts = []
-        for pieces in conversations:
-            texts.append(pieces[0])
-            texts += [self.lead + piece for piece in pieces[1:]]
-        # 2. all at once, as that is fast; what is marked is encoded again below
-        all_ids = iter(self.ids_of(texts))
-        encoded = []
-        for pieces in conversations:
-            ids = [next(all_ids) for _ in pieces]
-            if self.lead:
-                ids[1:] = [piece_ids[1:] for piece_ids in ids[1:]]
-            # 3. with care where it has to be
-            try:
-                if self.lead and not self.follow_control(pieces):
-                    ids = self.encode_together(pieces)
-                elif any(BEGIN in piece for piece in pieces):
-                    ids = [self.encode_marked(piece, i == 0) for i, piece in enumerate(pieces)]
-                self.check_text(pieces, ids)
-            except Drop as reason:
-                ids = reason
-            encoded.append(ids)
-        return encoded
-
-    def follow_control(self, pieces):
-        """Whether every piece but the first stands behind a control token."""
-        for piece in pieces[:-1]:
-            # some tokens take the white space behind them
-            bare = piece.rstrip()
-            ends_in_control = any(
-                piece.endswith(name) or (bare.endswith(name) and self.added[token_id].rstrip)
-                for name, token_id in self.control.items())
-            if not ends_in_control:
-                return False
-        return True
-
-    def encode_together(self, pieces):
-        """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
-
-        For tokenizers that encode a piece differently by what stands before it.
-        """
-        text = ''.join(pieces)
-        if BEGIN in text:
-            raise Drop(SPELLED)
-        encoding = self.core.encode(text, add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets]
-        ends = [end for _, end in encoding.offsets]
-        cuts = [0]
-        for place in itertools.accumulate(map(len, pieces)):
-            cut = bisect.bisect_right(ends, place)
-            if cut < len(starts) and starts[cut] < place:
-                raise Drop(MERGED)
-            cuts.append(cut)
-        ids = [encoding.ids[a:b] for a, b in zip(cuts, cuts[1:])]
-        # a prompt must have the same ids on its own
-        for n in range(1, len(pieces), 2):
-            if self.ids_of([''.join(pieces[:n])])[0] != encoding.ids[:cuts[n]]:
-                raise Drop(MERGED)
-        return ids
-
-    def encode_marked(self, marked, is_first=True):
-        """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
-
-        is_first: no other text stands before it.
-        """
-        parts = []  # (whether it is a control token, text), in order
-        for i, stretch in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.DOTALL)):
-            if i % 2:  # the text between the marks
-                parts.append((False, stretch))
-                continue
-            for j, part in enumerate(re.split(f'({self.control_pattern.pattern})', stretch)):
-                parts.append((j % 2 == 1, part))
-
-        ids = []
-        for is_control, group in itertools.groupby(parts, key=lambda part: part[0]):
-            texts = [text for _, text in group]
-            if is_control:
-                ids += [self.control[text] for text in texts]
-                continue
-            text = ''.join(texts)
-            # some control tokens take the white space around them
-            if ids and ids[-1] in self.added and self.added[ids[-1]].rstrip:
-                text = text.lstrip()
-            ids += self.text_ids(text, is_first and not ids)
-        return ids
-
-    def text_ids(self, text, is_first):
-        """The ids of a text in which nothing is control."""
-        if not text:
-            return []
-        if is_first or self.is_piecewise:
-            ids = self.text_core.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self.text_core.encode(OPEN + text, add_special_tokens=False).ids[1:]
-        return [self.from_text_core.get(i, i) for i in ids]
-
-    @functools.cached_property
-    def text_core(self):
-        """The tokenizer without control tokens; OPEN is one, to stand before a piece."""
-        written = json.loads(self.core.to_str())
-        written['added_tokens'] = [
-            token for token in written['added_tokens'] if token['content'] not in self.control]
-        written['post_processor'] = None
-        core = Tokenizer.from_str(json.dumps(written))
-        core.add_special_tokens([OPEN])
-        return core
-
-    @functools.cached_property
-    def from_text_core(self):
-        """Ids of text_core -> ids of the tokenizer, for added tokens whose ids are not the same."""
-        moved = {}
-        for token_id, token in self.text_core.get_added_tokens_decoder().items():
-            here = self.core.token_to_id(token.content)
-            if here is not None:
-                moved[token_id] = here
-        return moved
-
-    @functools.cached_property
-    def keeps_text(self):
-        """Whether encode_marked is right for this tokenizer: tried with all control tokens on one page."""
-        page = ' a b\n'.join(['', *self.control, ''])
-        spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
-        ids = self.encode_marked(spelled)
-        if not set(ids).isdisjoint(self.control.values()):
-            return False
-        if bare(self.core.decode(ids, skip_special_tokens=False)) != bare(page):
-            return False
-        # where nothing is marked, control tokens are control and the text has the usual ids
-        return self.encode_marked(page) == self.ids_of([page])[0]
-
-    def check_text(self, pieces, ids):
-        """Raises Drop where decoding does not give the text back (a tokenizer that lacks a character)."""
-        if self.is_lossless:
-            return
-        for piece, piece_ids in zip(pieces, ids):
-            decoded = self.core.decode(piece_ids, skip_special_tokens=False)
-            if bare(decoded) != bare(unmarked(piece)):
-                raise Drop('the tokenizer does not give the text back')
-
-    @functools.cached_property
-    def is_lossless(self):
-        """Whether every text comes back when its ids are decoded: tried with letters of many scripts."""
-        letters = ''.join(map(chr, range(32, 0x500)))
-        page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
-        return bare(self.core.decode(self.ids_of([page])[0], skip_special_tokens=False)) == bare(page)
-
-
-def render(tokenizer, messages, prompt=False):
-    """Chat.render for one conversation."""
-    return Chat(tokenizer).render(messages, prompt)
-
-
-def unmarked(text):
-    return text.replace(BEGIN, '').replace(END, '')
-
-
-def bare(text):
-    """Without white space and in one Unicode form, which templates and tokenizers may change."""
-    return ''.join(unicodedata.normalize('NFC', unmarked(text)).split())
-
-
-# --- what is trained ----------------------------------------------------------
-
 
 @dataclass
 class Layout:
@@ -787,14 +298,14 @@ def tokenised(rows, chat, report, read):
                 yield where, info, row_ids
 
 
-def finish_report(report, kept):
-    """Adds what is kept to the report: rows and tokens, p50 to max of their lengths. UserError: no row is."""
-    if not kept:
-        reason, (n, where) = 'none', (0, '')
-        if report['dropped']:
-            reason, (n, where) = max(report['dropped'].items(), key=lambda item: item[1][0])
-        raise UserError(f'all {report["rows"]} rows were dropped, {n} of them (first {where}) for: {reason}')
-    lengths = sorted(len(example['ids']) for example in kept)
+def finish_report(report, kept, required=True):
+    """Adds what is kept to the report: rows and tokens, p50 to max of their lengths.
+
+    UserError: nothing is kept and something is required.
+    """
+    if required and not kept:
+        raise UserError(f'all {report["rows"]} rows were dropped{most_frequent(report)}')
+    lengths = sorted(len(example['ids']) for example in kept) or [0]
     report['kept'] = len(kept)
     for q in (50, 90, 99):
         report[f'p{q}'] = lengths[(len(lengths) - 1) * q // 100]
@@ -802,6 +313,14 @@ def finish_report(report, kept):
     report['tokens'] = sum(lengths)
     report['supervised'] = int(sum(np.sum(example.get('mask', 0)) for example in kept))
     return report
+
+
+def most_frequent(report):
+    """The reason for which most rows were dropped, to end a sentence with; '' if none was."""
+    if not report['dropped']:
+        return ''
+    reason, (n, where) = max(report['dropped'].items(), key=lambda item: item[1][0])
+    return f', {n} of them (first {where}) for: {reason}'
 
 
 def trained_turns(messages, first):
@@ -829,12 +348,12 @@ def notes_of(messages, layout_text, n_untrained, notes):
     return found
 
 
-def sft_examples(rows, tokenizer, max_length, overlong='drop'):
+def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), 'where': place}], report.
 
     mask is True for what is trained: assistant turns from the end of their prompt through their
     end-of-turn token; of a document all tokens and an EOS. Rows over max_length tokens are dropped, or
-    with overlong='cut' cut; no end is invented then. UserError: no row is left.
+    with overlong='cut' cut; no end is invented then. UserError: no row is left, unless required is False.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
@@ -862,7 +381,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop'):
             count(report['dropped'], str(reason), where)
             continue
         examples.append({'ids': ids, 'mask': mask, 'where': where})
-    return examples, finish_report(report, examples)
+    return examples, finish_report(report, examples, required)
 
 
 def preference_pairs(rows, tokenizer, max_length, overlong='drop'):

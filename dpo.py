@@ -30,10 +30,12 @@ from configurator import UserError, above, at_least, check_out_dir, configure
 # what and where
 model = 'out/tiny_base'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 data = 'out/pairs.jsonl'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_data = ''  # held-out pairs for eval/accuracy and eval/margin; '' for none
 eval_prompts = 'sums:test'  # rows with a checkable truth for eval/pass@1; '' for none
 verifier = ''  # kind of verifier for eval_prompts; '' goes by each row's own dataset name
+languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every eval prompt, e.g. how to write the final answer
 out_dir = 'out/dpo'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
@@ -100,8 +102,8 @@ rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 # --- data ---------------------------------------------------------------------
 # rows of any shape become token ids and a mask of what is trained; `order` deals them out: shuffled
 # by seed, epoch after epoch
-tokenizer = load_tokenizer(model, chat_template)
-stops = stop_ids(tokenizer)
+tokenizer = load_tokenizer(model, chat_template, template_date)
+stops = stop_ids(tokenizer, model)
 rows, sources = read_rows(data)
 pairs = []  # of all sources, one after the other
 weighted = []  # (passes per epoch, indices into pairs) of each source
@@ -124,7 +126,7 @@ eval_rows = []
 if eval_prompts:
     held_out, _ = read_rows(eval_prompts)
     eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
-        held_out, tokenizer, max_length, verifier, instruction)
+        held_out, tokenizer, max_length, verifier, instruction, languages)
 has_evaluation = bool(eval_pairs or eval_rows)
 
 # a look at the data before hours are spent on it

@@ -51,9 +51,11 @@ from configurator import UserError, check_out_dir, configure
 # what and where
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 data = 'sums:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_prompts = 'sums:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
+languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every prompt, e.g. how to write the final answer
 out_dir = 'out/grpo'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
@@ -122,15 +124,15 @@ rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
 # rows of any shape become prompts, and `order` deals them out: shuffled by seed, epoch after epoch
-tokenizer = load_tokenizer(model, chat_template)
-stops = stop_ids(tokenizer)
+tokenizer = load_tokenizer(model, chat_template, template_date)
+stops = stop_ids(tokenizer, model)
 rows, sources = read_rows(data)
 prompts = []  # of all sources, one after the other
 weighted = []  # (passes per epoch, indices into prompts) of each source
 report = {}  # what was kept and dropped, for each source
 for name, passes, begin, end in sources:
     kept, report[name] = rl_prompts(
-        rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction)
+        rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction, languages)
     weighted.append((passes, range(len(prompts), len(prompts) + len(kept))))
     prompts += kept
 order = Order(weighted, seed)
@@ -140,7 +142,7 @@ eval_rows = []
 if eval_prompts:
     held_out, _ = read_rows(eval_prompts)
     eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
-        held_out, tokenizer, max_prompt_tokens, verifier, instruction)
+        held_out, tokenizer, max_prompt_tokens, verifier, instruction, languages)
 
 # a look at the data before hours are spent on it
 if rank == 0:

@@ -39,9 +39,11 @@ from configurator import UserError, check_out_dir, configure
 # what and where
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
+template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 data = 'sums:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_prompts = 'sums:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
+languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every prompt, e.g. how to write the final answer
 out_dir = 'out/hpt'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
@@ -102,8 +104,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import Order, collate, completion_text, format_report, load_tokenizer
-from data import plan_micro_batches, rl_prompts, sft_examples, stop_ids
+from data import Order, collate, completion_text, count, format_report, load_tokenizer
+from data import most_frequent, plan_micro_batches, rl_prompts, sft_examples, stop_ids
 from model import Policy, check_token_ids, frozen_copy, load_model, memory_plan, save_model
 from rollout import generate
 from rows import levels, read_rows
@@ -115,37 +117,48 @@ from verify import verify_all
 rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
 
 # --- data ---------------------------------------------------------------------
-tokenizer = load_tokenizer(model, chat_template)
-stops = stop_ids(tokenizer)
+tokenizer = load_tokenizer(model, chat_template, template_date)
+stops = stop_ids(tokenizer, model)
 
 
 def add_demonstrations(prompts, source):
     """The prompts of a source with a demonstration to learn from, and the counts of its rows.
 
     'demonstration', a text, becomes the token ids that sft.py would train on, the end of the turn
-    included. UserError for prompts without one, unless without_demonstration is 'drop' or 'rl'.
+    included. A prompt without one that can be used stays, is dropped or ends the run (UserError), as
+    without_demonstration says. UserError also where no prompt is left.
     """
-    demonstrations = [
-        {'prompt': prompt['messages'], 'completion': prompt['demonstration'], '_where': prompt['where']}
-        for prompt in prompts if prompt['demonstration']]
-    missing = len(prompts) - len(demonstrations)
-    if missing and without_demonstration == 'error':
-        raise UserError(f'{source}: {missing} rows have no demonstration: say '
-                        '--without_demonstration=drop, or =rl to learn them from rewards alone')
-    examples, counts = {}, None
-    if demonstrations:
-        found, counts = sft_examples(demonstrations, tokenizer, max_length, overlong)
-        examples = {example['where']: example for example in found}
+    demonstrations = []
+    for prompt in prompts:
+        if prompt['demonstration']:
+            reply = [{'role': 'assistant', 'content': prompt['demonstration']}]
+            demonstrations.append(
+                {'prompt': prompt['messages'], 'completion': reply, '_where': prompt['where']})
+    found, counts = sft_examples(demonstrations, tokenizer, max_length, overlong, required=False)
+    examples = {example['where']: example for example in found}
 
+    n_missing = 0
     for prompt in prompts:
         prompt['demonstration'] = None
         example = examples.get(prompt['where'])
-        # a template may render the whole conversation in another way than the prompt: the supervised
-        # tokens must go on from the very ids that rollouts go on from
-        if example and example['ids'][:len(prompt['ids'])].tolist() == prompt['ids']:
+        if example is None:
+            n_missing += 1
+            continue
+        # the supervised tokens must go on from the very ids that rollouts go on from
+        if example['ids'][:len(prompt['ids'])].tolist() == prompt['ids']:
             prompt['demonstration'] = example['ids'][example['mask']].tolist()
+        else:
+            n_missing += 1
+            count(counts['dropped'], 'the demonstration does not go on from its prompt', prompt['where'])
+    if n_missing and without_demonstration == 'error':
+        raise UserError(f'{source}: {n_missing} rows have no demonstration that can be used'
+                        f'{most_frequent(counts)}: say --without_demonstration=drop, or =rl to learn '
+                        'them from rewards alone')
     if without_demonstration != 'rl':
         prompts = [prompt for prompt in prompts if prompt['demonstration']]
+    if not prompts:
+        raise UserError(f'{source}: no row is left, because none has a demonstration that can be used'
+                        f'{most_frequent(counts)}; --without_demonstration=rl learns from rewards alone')
     return prompts, counts
 
 
@@ -156,10 +169,9 @@ weighted = []  # (passes per epoch, indices into prompts) of each source
 report = {}  # what was kept and dropped, for each source
 for name, passes, begin, end in sources:
     kept, report[name] = rl_prompts(
-        rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction)
+        rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction, languages)
     kept, counts = add_demonstrations(kept, name)
-    if counts:
-        report[f'{name}, demonstrations'] = counts
+    report[f'{name}, demonstrations'] = counts
     weighted.append((passes, range(len(prompts), len(prompts) + len(kept))))
     prompts += kept
 order = Order(weighted, seed)
@@ -169,7 +181,7 @@ eval_rows = []
 if eval_prompts:
     held_out, _ = read_rows(eval_prompts)
     eval_rows, report[f'eval_prompts: {eval_prompts}'] = rl_prompts(
-        held_out, tokenizer, max_prompt_tokens, verifier, instruction)
+        held_out, tokenizer, max_prompt_tokens, verifier, instruction, languages)
 
 # a look at the data before hours are spent on it
 if rank == 0:

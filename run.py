@@ -274,6 +274,7 @@ def save_checkpoint(config, policy, optimizer, order, log, **counters):
         'model': config['model'],
         'shard_optimizer': config['shard_optimizer'],
         'seed': config['seed'],
+        'template_date': config['template_date'],
         **counters}
     # Adam's moments: with ZeRO each rank has its share, and writes it to its own file
     of_rank = local_optimizer(optimizer).state_dict()
@@ -285,7 +286,8 @@ def load_checkpoint(config, world_size):
     # another seed would deal out other rows, and draw another start model to take the KL to
     shared, of_rank = load_state(
         config['out_dir'], RANK, world_size, model=config['model'],
-        shard_optimizer=config['shard_optimizer'], seed=config['seed'])
+        shard_optimizer=config['shard_optimizer'], seed=config['seed'],
+        template_date=config['template_date'])
     return {'shared': shared, 'optimizer': of_rank}
 
 

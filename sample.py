@@ -37,9 +37,11 @@ from configurator import UserError, at_least, configure
 # model and prompts
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
 chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
+template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 data = 'sums:test'  # rows with a checkable truth
 limit = 0  # use only so many prompts, from the first; 0: all
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
+languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every prompt
 # sampling
 n = 8  # completions of each prompt
@@ -88,18 +90,18 @@ if device != 'cpu' and not torch.cuda.is_available():
     raise UserError(f'device={device}, but torch sees no CUDA device: set --device=cpu')
 
 # --- prompts, models -----------------------------------------------------------
-tokenizer = load_tokenizer(model, chat_template)
+tokenizer = load_tokenizer(model, chat_template, template_date)
 if rejected_model:
     # one tokenizer writes and reads for both models
-    other_tokenizer = load_tokenizer(rejected_model, chat_template)
+    other_tokenizer = load_tokenizer(rejected_model, chat_template, template_date)
     if other_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(f'rejected_model {rejected_model} has another vocabulary than {model}: '
                         'the same ids mean other text there')
-stops = stop_ids(tokenizer)
+stops = stop_ids(tokenizer, model)
 
 # a row without a checkable truth ends the script here; a prompt that is too long is dropped
 rows, _ = read_rows(data)
-prompts, report = rl_prompts(rows, tokenizer, max_prompt_tokens, verifier, instruction)
+prompts, report = rl_prompts(rows, tokenizer, max_prompt_tokens, verifier, instruction, languages)
 if limit:
     prompts = prompts[:limit]
 print(f'{data}: {format_report(report)}', flush=True)

@@ -163,11 +163,3 @@ def sandboxed():
     """Whether programs can be isolated here."""
     with tempfile.TemporaryDirectory() as folder:
         return run_program(['true'], folder, '', 5, 512, 'namespace')[0] == 0
-
-
-def read_languages(path):
-    raise NotImplementedError
-
-
-def with_language(truth, languages):
-    raise NotImplementedError

@@ -269,7 +269,7 @@ def test_out_of_memory_names_the_knobs(capsys):
 # --- legal values ---------------------------------------------------------------------------------
 SCRIPTS = ['sft', 'dpo', 'grpo', 'hpt', 'prefix_rft', 'sample']
 ANY_VALUE = {  # texts that name data and ways to read them, and the seed
-    'chat_template', 'eval_data', 'eval_prompts', 'verifier', 'instruction', 'wandb_project', 'seed',
+    'chat_template', 'eval_data', 'eval_prompts', 'verifier', 'languages', 'instruction', 'wandb_project', 'seed',
     'rejected_model'}  # '' or a model: see check_models
 
 # Of every rule: legal values at its ends, values just beyond them, and the words of the message.
@@ -297,6 +297,7 @@ RULES = {
     'updates_per_rollout': AT_LEAST_1, 'clip_low': SHARE, 'clip_high': AT_LEAST_0_FLOAT,
     'loss_denominator': (['tokens', 'sequences', 'constant'], ['token', ''], 'tokens, sequences or constant'),
     'importance_cap': AT_LEAST_0_FLOAT, 'beta': AT_LEAST_0_FLOAT,
+    'template_date': (['', '2025-02-28'], ['2025-02-29', 'today', '28.2.2025'], 'a day like 2024-07-26, or empty'),
     'without_demonstration': (['error', 'drop', 'rl'], ['sft', ''], 'error, drop or rl'),
     'gamma': ([-1.0, 0.25, 1.0], [-1.01, 1.01, math.nan], 'between -1 and 1'),
     'sft_coef': AT_LEAST_0_FLOAT, 'rl_coef': AT_LEAST_0_FLOAT,

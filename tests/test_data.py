@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from conftest import ROOT
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
+import chat as chat_module
 import data
 import rows as sources
 from configurator import UserError
@@ -513,7 +514,7 @@ def test_marks_change_nothing_where_nothing_is_spelled_out():
         assert made.encode_marked(text) == made.ids_of([text])[0] == tokenizer(text)['input_ids']
     greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], eos_token='<|im_end|>')
     greedy.add_special_tokens({'additional_special_tokens': [AddedToken('<eats>', lstrip=True, special=True)]})
-    assert why({'messages': chat('a<eats>', 'b')}, greedy) == data.SPELLED
+    assert why({'messages': chat('a<eats>', 'b')}, greedy) == chat_module.SPELLED
     assert one({'messages': chat('a', 'b')}, greedy).endswith('[[b<|im_end|>]]\n')
 
 

@@ -69,7 +69,7 @@ def test_shapes_with_more():
     ({'chosen': 'A', 'rejected': 'B'}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': ' '}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': [Q, A], 'rejected': [Q]}, 'without a final assistant turn'),
-    ({'prompt': 'Q', 'chosen': 'A', 'rejected': None}, 'without text'),
+    ({'prompt': 'Q', 'chosen': 'A', 'rejected': None}, 'a side is null'),
     ({'prompt': 'Q', 'chosen': 'A\ud800', 'rejected': 'B'}, 'unicode'),
     ({'prompt': 'Q' * 98, 'chosen': 'A', 'rejected': 'B'}, 'longer than max_length=100')])
 def test_pairs_that_are_dropped(row, why):

@@ -443,7 +443,7 @@ def test_rows_without_demonstration_and_too_long(monkeypatch, start_model, tmp_p
             {'prompt': '1+4', 'answer': '5', 'dataset': 'sums'}]
     (tmp_path / 'r.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     flags = [*RUN, *FLAGS, f'--data={tmp_path}/r.jsonl', f'--model={start_model}', '--max_length=40', '--max_steps=1']
-    with pytest.raises(UserError, match='1 rows have no demonstration: say --without_demonstration'):
+    with pytest.raises(UserError, match='2 rows have no demonstration that can be used.*max_length=40 tokens: say --without_demonstration'):
         before_loop(monkeypatch, script, *flags, f'--out_dir={tmp_path}/a')
     for more, demonstrations, prompts in [
             (['--without_demonstration=rl'], '1 prompts have a demonstration, 0 are cut', '3 prompts an epoch'),

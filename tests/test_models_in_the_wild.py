@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import chat
 import data
 import decoder
 import model as model_module
-from data import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, level_of, levels, rl_prompts, sft_examples
+from data import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, rl_prompts, sft_examples
 from model import check_token_ids, load_config, load_model
 from rollout import generate
+from rows import level_of, levels
 
 SMALL = {
     'vocab_size': 262, 'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 2,
@@ -509,7 +511,7 @@ def test_a_template_that_asks_for_the_date_is_told_of(monkeypatch, tmp_path, cap
     assert capsys.readouterr().out == (
         "the chat template asks for today's date: it is always told 26 Jul 2024\n")
     data.load_tokenizer('tiny')
-    monkeypatch.setattr(data, 'RANK', 1)
+    monkeypatch.setattr(chat, 'RANK', 1)
     data.load_tokenizer('tiny', str(file))
     assert capsys.readouterr().out == ''
 
