@@ -123,7 +123,9 @@ def check_language(language):
 
 
 # --- languages that a truth or a file defines --------------------------------------
+# the fields of Language
 LANGUAGE_KEYS = ('name', 'file', 'build', 'run', 'check', 'aliases')
+# shown in error messages
 EXAMPLE = '{"name": "tcl", "file": "main.tcl", "run": "tclsh main.tcl"}'
 # letters, digits, and between them . _ + -; no folder
 FILE_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.+-]*')
@@ -167,7 +169,7 @@ def defined_language(fields):
     is_plain = FILE_NAME.fullmatch(file) is not None
     need(is_plain, f'file must be a plain file name without a folder, not {file!r}')
 
-    # 3. names are compared in small letters
+    # 3. further names are a list: of one text each letter would be a name
     aliases = fields.get('aliases')
     if is_absent(aliases):
         aliases = []
@@ -175,6 +177,7 @@ def defined_language(fields):
     need(is_list and all(isinstance(alias, str) for alias in aliases),
          f'aliases must be a list of texts, not {aliases!r}')
 
+    # 4. names are compared in small letters
     return Language(
         name=text_of(fields, 'name', is_required=True).lower(),
         file=file,
@@ -230,6 +233,7 @@ def definition(language):
     """The dict that defines a Language: defined_language() of it is the Language again."""
     fields = asdict(language)
     fields['aliases'] = list(language.aliases)
+    # an empty field has its default anyway
     return {key: value for key, value in fields.items() if value}
 
 

@@ -89,7 +89,7 @@ SENTENCES = {
 # second condition, as in IFEval
 PARAGRAPHS = {
     'A b.\n\nSo it is.': 1, 'A b.\n\n"So," he said.': 1, 'A b.\n\nIt is so.': 0, 'So.\n\nIt.\n\nSo.': 0,
-    'So it is.': 0, '\n\nSo.\n\nA.': 1, 'A.\n\n\n\nSo.': 0,
+    'So it is.': 0, 'A.\n\nSo.\n\nB.': 0, '\n\nSo.\n\nA.': 1, 'A.\n\n\n\nSo.': 0,
 }
 TEXTS = {  # language: a sentence
     'en': 'The house is old and people visit it every day.', 'de': 'Das Haus ist alt und nicht groß.',
@@ -149,6 +149,7 @@ def test_languages_are_told_apart():
     assert verify('ifeval', chinese, truth_of('language:response_language', language='ja')) == 0
     for text, verdict in [('xyzzy', 1), ('123', 1), ('ひらがな', 0)]:  # doubtful Latin passes for English
         assert verify('ifeval', text, truth_of('language:response_language', language='en')) == verdict
+        assert verify('ifeval', text, truth_of('language:response_language', language='de')) == 0
 
 
 def test_relations():
@@ -166,7 +167,8 @@ def test_loose_mode_forgives_first_line_last_line_and_stars():
         assert verify('ifeval', text, truth, mode='strict') == 0
     prompt = truth_of('combination:repeat_prompt', prompt_to_repeat='Say it')
     assert verify('ifeval', 'Sure!\nSay it', prompt, mode='loose') == 1
-    # the first and the last line together, but not a line in between
+    assert verify('ifeval', 'Sure!\n"a"\nBye!', truth_of('startend:quotation'), mode='loose') == 1
+    # but not two lines at the start
     assert verify('ifeval', 'Sure!\nWell!\nSay it', prompt, mode='loose') == 0
 
 
