@@ -2,14 +2,12 @@
 import json
 import os
 import random
-import tempfile
 import time
 
 import pytest
 
 from rewards import sandbox
 import verify as module
-from rewards.ifeval import RULES, TULU
 from verify import KINDS, boxed, check_truth, extract, gave_up, kind_of, verify
 
 
@@ -206,54 +204,6 @@ def test_fuzz():
         assert time.perf_counter() - start < 1, text
 
 
-def code_truth(tests=(('1 2', '3'),), **more):
-    return {'language': 'python', 'tests': [{'input': a, 'output': b} for a, b in tests], 'time_limit_s': 2,
-            'memory_mb': 256, **more}
-
-
-needs_sandbox = pytest.mark.skipif(not sandbox.sandboxed(), reason='no namespaces here')
-
-
-@needs_sandbox
-@pytest.mark.parametrize('program, verdict, rule', [
-    ('print(sum(map(int, input().split())))', 1, '1 tests'), ('print(4)', 0, 'wrong output'),
-    ('print(3); raise SystemExit(1)', 0, 'exit 1'), ('while True: pass', 0, 'time'), ('x = "a" * 10**9; print(3)', 0, 'memory'),
-    ('while True: print("y" * 10**5)', 0, 'too much output'),
-    ('open("/tmp/escaped_verify", "w")', 0, 'exit 1'), ('import socket; socket.create_connection(("1.1.1.1", 53))', 0, 'exit 1'),
-    ('import subprocess; subprocess.Popen(["sleep", "4321"], start_new_session=True); print(3)', 1, '1 tests')])
-def test_sandbox_leaves_nothing(monkeypatch, tmp_path, program, verdict, rule):
-    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))  # other tests' sandboxes are elsewhere
-    assert (verdict, True) == (lambda r: (r[0], rule in r[1]))(
-        verify('code', f'```python\n{program}\n```', code_truth(), explain=True))
-    assert not os.listdir(tmp_path) and not os.path.exists('/tmp/escaped_verify')
-    time.sleep(0.05)
-    for pid in filter(str.isdigit, os.listdir('/proc')):
-        try:
-            with open(f'/proc/{pid}/cmdline') as f:
-                assert '4321' not in f.read()
-        except OSError:
-            pass
-
-
-def test_code_without_a_sandbox_is_refused_and_without_tests_is_wrong(monkeypatch):
-    with pytest.raises(ValueError):
-        check_truth('code', code_truth([]))
-    monkeypatch.setenv('PATH', '')
-    gave_up.clear()
-    assert verify('code', '```python\nprint(3)\n```', code_truth()) == 0 and gave_up['code'] == 1
-    assert verify('code', '```python\nprint(3)\n```', code_truth(), sandbox='none') == 1
-
-
-def test_the_last_block_of_the_language_is_the_program():
-    text = '```python\nold\n```\nthen\n  ```Python\nnew\n```\nprints\n```\n5\n```\n```js\nno\n```\n'
-    assert sandbox.program_of(text, ('python', 'py')) == 'new\n' and sandbox.program_of(text, ('c',)) == '5\n'
-    assert sandbox.program_of('```python\nopen', ('python',)) is None
-    start = time.perf_counter()
-    for text in ('```\n' * (MEGABYTE // 4), '\n```c' * (MEGABYTE // 5), '```c\n' + ' ' * MEGABYTE, '```c\n' + '\n' * MEGABYTE):
-        sandbox.program_of(text, ('python',))
-    assert time.perf_counter() - start < 2
-
-
 def test_bugs_are_counted_and_printed_once(monkeypatch, capsys):
     monkeypatch.setitem(KINDS, 'sums', lambda completion, truth: {}['no such key'])
     with pytest.raises(KeyError):
@@ -281,67 +231,7 @@ def test_workers_survive_death_and_count(tmp_path):
         check_truth(f'{tmp_path}/none.py:f', 'a')
 
 
-TULU_ROWS = {  # func_name: arguments, a text that follows it, one that does not
-    'verify_keywords': ({'keyword_list': ['apple', 'pear']}, 'An Apple, a pear.', 'An apple.'),
-    'verify_keyword_frequency': ({'word': 'go', 'N': 2}, 'Go, go!', 'go go go'),
-    'validate_forbidden_words': ({'forbidden_words': ['no']}, 'know', 'No.'),
-    'verify_letter_frequency': ({'letter': 'z', 'N': 2}, 'pizza', 'zzz'),
-    'validate_response_language': ({'language': 'de'}, 'Das ist nicht für den Hund.', 'This is not for the dog.'),
-    'verify_paragraph_count': ({'N': 2}, 'a\n* * *\nb', 'a'), 'validate_title': ({}, '<<T>> a', 'T a'),
-    'validate_word_constraint': ({'N': 20, 'quantifier': 'around'}, 'a ' * 22, 'a ' * 23),
-    'verify_sentence_constraint': ({'N': 2, 'quantifier': 'at most'}, 'One. Two.', 'One. Two. Three.'),
-    'validate_paragraphs': ({'N': 2, 'i': 2, 'first_word': 'so'}, 'A b.\n\nSo it is.', 'So.\n\nIt is.'),
-    'verify_postscript': ({'postscript_marker': 'P.S.'}, 'a\nP.S. b', 'a'), 'validate_no_commas': ({}, 'a b', 'a, b'),
-    'validate_placeholders': ({'N': 2}, '[a] and [b]', '[a]'), 'verify_bullet_points': ({'N': 2}, '* a\n* b', '* a'),
-    'validate_choice': ({'options': ['yes', 'no']}, 'I say no.', 'nobody'), 'validate_json_format': ({}, '{"a": 1}', '{a: 1}'),
-    'validate_highlighted_sections': ({'N': 1}, 'a *b*', 'a'), 'validate_quotation': ({}, '"a"', 'a'),
-    'validate_sections': ({'N': 2, 'section_splitter': 'Part'}, 'Part 1 a Part 2 b', 'Part 1 a'),
-    'validate_repeat_prompt': ({'original_prompt': 'Say it'}, 'Say it. Done.', 'Done.'),
-    'validate_two_responses': ({}, 'a ****** b', 'a ****** a'), 'validate_uppercase': ({}, 'THE DOG AND THE CAT', 'The dog'),
-    'validate_lowercase': ({}, 'the dog and the cat', 'The dog'), 'validate_end': ({'end_phrase': 'The end.'}, 'So. The end.', 'The end. So.'),
-    'validate_frequency_capital_words': ({'N': 2, 'quantifier': 'at least'}, 'BIG and RED', 'BIG and red')}
-
-
-@pytest.mark.parametrize('name', TULU_ROWS)
-def test_tulu3_names_of_the_rules(name):
-    """RLVR rows as they are published: JSON with every argument's name, those of other functions null."""
-    arguments, follows, does_not = TULU_ROWS[name]
-    every = {key for given, *_ in TULU_ROWS.values() for key in given}
-    truth = json.dumps({'func_name': name, **dict.fromkeys(every), **arguments})
-    assert verify('ifeval', follows, truth) == 1 and verify('ifeval', does_not, truth) == 0
-    check_truth('ifeval', truth)
-    if arguments:
-        with pytest.raises(ValueError, match=TULU[name][0]):
-            check_truth('ifeval', json.dumps({'func_name': name}))
-
-
-def test_tulu3_has_25_names_and_no_others():
-    assert TULU_ROWS.keys() == TULU.keys() and len(TULU) == 25
-    for options in ('(yes, no or maybe)', 'yes/no/maybe'):
-        truth = {'func_name': 'validate_choice', 'options': options}
-        assert verify('ifeval', 'I say no.', truth) == 1 and verify('ifeval', 'y, e, s', truth) == 0
-    for truth in ({'func_name': 'verify_keywords', 'keyword_list': 'apple'},
-                  {'instruction_id_list': ['keywords:forbidden_words'], 'kwargs': [{'forbidden_words': 'apple'}]}):
-        with pytest.raises(ValueError, match='takes'):  # each letter of a text would be a word
-            check_truth('ifeval', truth)
-    with pytest.raises(ValueError, match='unknown func_name'):
-        check_truth('ifeval', '{"func_name": "validate_all"}')
-
-
-def test_ifeval_and_countdown_truths():
-    good = {'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
-    check_truth('ifeval', good)
-    assert verify('ifeval', 'no', str(good)) == 1 and verify('ifeval', 'a, b', str(good)) == 0
-    assert len(RULES) == 25 + 2  # two are TULU 3's
-    two = {'instruction_id_list': ['length_constraints:number_sentences'], 'kwargs': [{'relation': 'at least', 'num_sentences': 2}]}
-    for text, verdict in [('Mr. A went. He left!', 1), ('One, e.g. this.', 0), ('Wait... what? No.', 1), ('. . . One.', 0)]:
-        assert verify('ifeval', text, two) == verdict
-    gave_up.clear()
-    assert verify('ifeval', '. ' * 500000, two) == 0 and gave_up['ifeval'] == 1  # too long to judge
-    assert verify('ifeval', '<think>' + '. ' * 500000 + '</think>One. Two.', two) == 1  # thinking does not count
-    for bad in ({**good, 'instruction_id_list': ['nosuch:rule']}, {**good, 'kwargs': []}, '5'):
-        with pytest.raises(ValueError):
-            check_truth('ifeval', bad)
+def test_countdown_uses_each_number_once():
     for answer, verdict in [('5*6+7', 1), ('5*6+7+0', 0), ('37', 0), ('5**6', 0), ('9' * 400, 0)]:
         assert verify('countdown', f'<answer>{answer}</answer>', {'numbers': [5, 6, 7], 'target': 37}) == verdict
 
