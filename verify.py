@@ -22,7 +22,6 @@ import json
 import os
 import re
 import select
-import shutil
 import subprocess
 import sys
 import traceback
@@ -34,7 +33,7 @@ from rewards.answers import GIVE_UPS, MAX_ANSWER, after_hashes, after_phrase, af
 from rewards.answers import loaded, need, tagged
 from rewards.ifeval import ifeval
 from rewards.latex import DOUBTFUL, MAX_DIGITS, ROUGH, SIGNS, TOKEN, exact, normal, same, tree, value
-from rewards.sandbox import PROGRAMS, code, sandboxed, tests_of
+from rewards.sandbox import check_language, code, sandboxed, tests_of
 
 gave_up = Counter()  # kind -> verdicts of 0.0 because neither right nor wrong could be shown
 bugs = Counter()  # kind -> those of them that are this file's (or the user function's) own fault
@@ -192,8 +191,7 @@ def check_truth(kind, truth):
             form = '#### {}' if kind in ('sums', 'gsm8k') else '\\boxed{{{}}}'
             need(judge(form.format(right), truth)[0] == 1, 'it is not right by itself')
         elif kind == 'code':
-            row = PROGRAMS[tests_of(truth)[0]]
-            need(shutil.which((row[1] or row[2]).split()[0]), f'{row[1] or row[2]} is not installed')
+            check_language(tests_of(truth).language)
             need(sandboxed(), "no sandbox here (unshare); a function of your own may use sandbox='none'")
     except Exception as error:
         raise ValueError(f'{kind}: cannot read the truth {truth!r:.200}: {error}') from error

@@ -100,8 +100,6 @@ BUILT_IN = [
              aliases=('f90',)),
 ]
 LANGUAGES = {language.name: language for language in BUILT_IN}
-# the former name, until verify.py calls check_language
-PROGRAMS = LANGUAGES
 
 
 def find_language(name, languages):

@@ -640,8 +640,8 @@ def hostile_truths():
     from rewards.ifeval import RULES
     truths = [(kind, '7', kind) for kind in ('math', 'gsm8k', 'mcq')]
     truths.append(('countdown', {'numbers': [1], 'target': 1}, 'countdown'))
-    for name, (keys, _) in RULES.items():
-        arguments = {key: argument_for(key) for key in keys.split()}
+    for name, rule in RULES.items():
+        arguments = {key: argument_for(key) for key in rule.names()}
         truth = {'instruction_id_list': [name], 'kwargs': [arguments], 'mode': 'loose'}
         truths.append(('ifeval', truth, name))
     return truths
@@ -651,7 +651,7 @@ def argument_for(key):
     """A legal value of an IFEval argument, by its name."""
     if 'relation' in key:
         return 'at least'
-    if re.search('num|nth|frequency', key):
+    if re.search('num|nth|frequency|^N$', key):
         return 3
     if key == 'language':
         return 'en'
