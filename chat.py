@@ -160,7 +160,11 @@ class Chat:
         self.core.no_padding()
         self.core.no_truncation()
         self.added = tokenizer.added_tokens_decoder  # id -> AddedToken
-        self.date = date_of(tokenizer)
+        self.day = date_of(tokenizer)
+        # what every template may read: the names of special tokens, and Llama 3.1's date
+        self.variables = {
+            **tokenizer.special_tokens_map, 'date_string': self.day.strftime('%d %b %Y'),
+            'tools': None, 'documents': None}
 
     # rendering
 
@@ -176,10 +180,9 @@ class Chat:
         """The text that the template makes of messages whose contents are taken as they are. Raises Drop."""
         try:
             # a template that asks for today's date calls this function
-            self.template.globals['strftime_now'] = self.date.strftime
+            self.template.globals['strftime_now'] = self.day.strftime
             return self.template.render(
-                messages=messages, add_generation_prompt=prompt, tools=None, documents=None,
-                date_string=self.date.strftime('%d %b %Y'), **self.tokenizer.special_tokens_map)
+                self.variables, messages=messages, add_generation_prompt=prompt)
         except UserError:
             raise
         # a template is somebody's program and may raise anything

@@ -115,10 +115,15 @@ def check_reply(chat, said, content, prompt):
         the prompt has opened the thoughts already
     """
     said, want = bare(said), bare(content)
-    opening = bare(usable_opening(chat))
-    block = re.match(r'(<(\w+)></\2>)?', said)[0]
-    if said in (want, block + want, opening + want, '<think>' + want):
+    # 1. word for word, or with the opening mark that the row left out
+    if said in (want, '<think>' + want):
         return
+    # 2. behind what the template puts before a reply without thoughts, which the model has to say
+    if not has_thoughts(want):
+        block = re.match(r'(<(\w+)></\2>)?', said)[0]
+        if said in (block + want, bare(usable_opening(chat)) + want):
+            return
+    # 3. without its beginning, which the prompt has written already
     if said and want.endswith(said) and (bare(prompt) + said).endswith(want):
         return
     raise Drop(why_not(said, want, prompt))
@@ -138,13 +143,17 @@ def usable_opening(chat):
 
 def why_not(said, want, prompt):
     """The reason for which a reply is not what its message says, as helpful as it can be."""
-    has_thoughts = any(closing in want for closing in THINKING_MARKS.values())
     opens_thoughts = any(prompt.rstrip().endswith(mark) for mark in THINKING_MARKS)
-    if opens_thoughts and not has_thoughts:
+    if opens_thoughts and not has_thoughts(want):
         return THOUGHTS_NEEDED
-    if has_thoughts and not any(closing in said for closing in THINKING_MARKS.values()):
+    if has_thoughts(want) and not has_thoughts(said):
         return THOUGHTS_LOST
     return REWRITES
+
+
+def has_thoughts(text):
+    """Whether a reply holds thoughts, by their closing mark."""
+    return any(closing in text for closing in THINKING_MARKS.values())
 
 
 def words_of(content):
@@ -229,12 +238,9 @@ def behind_prompt(chat, messages, last, text, prompt):
 
 def mask_of(pieces_ids):
     """ids (T,) int32 and mask (T,) bool of the pieces of a layout: every second one is a trained reply."""
-    ids = np.array([token_id for piece in pieces_ids for token_id in piece], np.int32)
-    mask = np.zeros(len(ids), bool)
-    place = 0
-    for i, piece in enumerate(pieces_ids):
-        mask[place:place + len(piece)] = i % 2 == 1
-        place += len(piece)
+    ids = np.array(list(itertools.chain.from_iterable(pieces_ids)), np.int32)
+    is_trained = np.arange(len(pieces_ids)) % 2 == 1
+    mask = np.repeat(is_trained, [len(piece) for piece in pieces_ids])
     return ids, mask
 
 
@@ -311,7 +317,7 @@ def finish_report(report, kept, required=True):
         report[f'p{q}'] = lengths[(len(lengths) - 1) * q // 100]
     report['max'] = lengths[-1]
     report['tokens'] = sum(lengths)
-    report['supervised'] = int(sum(np.sum(example.get('mask', 0)) for example in kept))
+    report['supervised'] = sum(int(example['mask'].sum()) for example in kept if 'mask' in example)
     return report
 
 

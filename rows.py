@@ -501,7 +501,7 @@ def read_message(message):
     if not isinstance(message, dict):
         raise Drop(NO_TEXT)
     for key in CALLS:
-        if not is_empty(message.get(key)):
+        if key in message and not is_empty(message[key]):
             raise Drop(NO_TEXT)
     role = role_of(message)
     if role is None:
@@ -560,19 +560,19 @@ REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'vid
 def check_columns(row):
     """Raises Drop for a column that would change the row and that nothing here uses."""
     for name in REFUSED:
-        if not is_empty(row.get(name)):
+        if name in row and not is_empty(row[name]):
             raise Drop(f'{name} is not supported (tools, images and template settings are not)')
     weight = row.get('weight', 1)
-    if weight == 0:
+    if weight in (0, '0'):
         raise Drop('weight 0')
-    if weight != 1:
+    if weight not in (1, '1'):
         raise Drop('a weight of a row is not supported: weigh a source instead, --data=FILE*0.5')
 
 
 def system_turn(row):
     """The system message of the columns system or system_prompt, as a list; [] without one."""
     for name in ('system', 'system_prompt'):
-        if not is_empty(row.get(name)):
+        if name in row and not is_empty(row[name]):
             return turns(row[name], 'system')
     return []
 
@@ -608,7 +608,7 @@ def with_columns(row, messages, asked=None):
     """
     is_text = isinstance(row.get(asked), str) and stored_messages(row[asked]) is None
     for name in ('history', *ADDED):
-        if name == asked or is_empty(row.get(name)):
+        if name not in row or name == asked or is_empty(row[name]):
             continue
         if not is_text:
             raise Drop(f'column {name} beside messages: put it into the messages, or leave it out')
@@ -629,8 +629,7 @@ def unused_columns(row, messages):
     notes = []
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
-        value = row.get(name)
-        if not is_empty(value) and value not in systems:
+        if name in row and not is_empty(row[name]) and row[name] not in systems:
             notes.append(f'column {name} is not used: the messages have a system turn')
     return notes
 

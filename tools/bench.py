@@ -7,6 +7,7 @@
     python -m tools.bench --what=memory       # log-probs of 4,096 tokens at Qwen3's vocabulary
     python -m tools.bench --what=scale        # how time grows when the work doubles
     python -m tools.bench --what=verify       # pairs/s beside math-verify; the worst case on 1 MB
+    python -m tools.bench --what=data         # rows to examples, beside plain tokenisation
     python -m tools.bench --what=generate --shape=qwen3-4b --rows=128 --prompt_tokens=512 \\
         --new_tokens=1024                     # on a GPU
 
@@ -40,7 +41,7 @@ from rollout import generate
 from tools.script import advance, start
 
 # --- config -------------------------------------------------------------------
-what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale', 'verify'
+what = 'sft'  # 'sft', 'dpo', 'grpo', 'generate', 'memory', 'scale', 'verify', 'data'
 against = ''  # '': ours alone; 'trl' (sft, dpo, grpo); 'transformers', 'continuous' (generate; its batching)
 shape = 'tiny'  # of model.py's SHAPES
 rounds = 5  # alternations, after one that warms up
@@ -50,11 +51,13 @@ group_size = 8  # of them, completions of one prompt
 prompt_tokens = 24  # about; they differ by a tenth
 new_tokens = 64  # of a completion, at most
 fill = 1.0  # mean completion / new_tokens; 1: all are equally long, less: geometric lengths
+rows_file = 'tests/data/gsm8k_sample.jsonl'  # of what=data: question and answer
+tokenizer = ''  # of what=data: a folder; '': one trained on the rows, with three usual templates
 batch_size = 8  # sequences of an SFT step, their lengths log-normal (median 200, at most 1,000)
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
 dtype = 'bfloat16' if torch.cuda.is_available() else 'float32'  # of compute
 configure(globals(),
-          what=one_of('sft', 'dpo', 'grpo', 'generate', 'memory', 'scale', 'verify'),
+          what=one_of('sft', 'dpo', 'grpo', 'generate', 'memory', 'scale', 'verify', 'data'),
           against=one_of('', 'trl', 'transformers', 'continuous'))
 
 # after configure(), which takes every plain value above it for a setting
@@ -680,7 +683,89 @@ def print_slowest_verdicts(verify):
               f'{size:,} characters)')
 
 
+# --- data ---------------------------------------------------------------------
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+LLAMA = (
+    "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + "
+    "'<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}")
+MISTRAL = (
+    "{{ '<s>' }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}")
+TEMPLATES = {  # name -> template, its special tokens, the one that ends a turn
+    'ChatML': (CHATML, ['<|im_start|>', '<|im_end|>'], '<|im_end|>'),
+    'Llama 3': (LLAMA, ['<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>'],
+                '<|eot_id|>'),
+    'Mistral': (MISTRAL, ['<s>', '[INST]', '[/INST]', '</s>'], '</s>')}
+
+
+def trained_tokenizer(texts, template, specials, end):
+    """A byte-level tokenizer of 4,000 tokens, as the texts are, with a chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    core = Tokenizer(models.BPE())
+    # words and numbers with the blank before them, as in GPT-2 and what came after
+    words = Regex(r"'s|'t|'re| ?[A-Za-z]+| ?[0-9]{1,3}| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    core.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(words, 'isolated'),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=4000, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    core.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, eos_token=end)
+
+
+def bench_data():
+    """sft_examples against what cannot be left out: each row rendered once, all tokenised in one call."""
+    from data import load_tokenizer
+    from rows import read_rows
+    found, _ = read_rows(rows_file)
+    # 1,000 questions with their answers, from a shorter file several times
+    pairs = []
+    for i in range(1000):
+        row = found[i % len(found)]
+        pairs.append([{'role': 'user', 'content': row['question']},
+                      {'role': 'assistant', 'content': row['answer']}])
+    texts = [message['content'] for pair in pairs for message in pair]
+    if tokenizer:
+        tokenizers = {tokenizer: load_tokenizer(tokenizer)}
+    else:
+        tokenizers = {name: trained_tokenizer(texts, *parts) for name, parts in TEMPLATES.items()}
+    for name, made in tokenizers.items():
+        for turns in (2, 10, 400):
+            n = turns // 2
+            conversations = [sum(pairs[i:i + n], []) for i in range(0, len(pairs), n)]
+            print(f'{name}, {len(conversations)} rows of {turns} turns:')
+            alternate('tokens/s', ours=measured_examples(made, conversations),
+                      plain=measured_plain(made, conversations))
+
+
+def measured_examples(tokenizer, conversations):
+    """A side of `alternate`: rows to examples."""
+    from data import sft_examples
+    rows = [{'messages': messages, '_where': 'row'} for messages in conversations]
+
+    def run():
+        begin = time.perf_counter()
+        _, report = sft_examples(rows, tokenizer, 10 ** 6)
+        return report['tokens'], time.perf_counter() - begin
+    return run
+
+
+def measured_plain(tokenizer, conversations):
+    """A side of `alternate`: the chat template of transformers, then its tokenizer on all texts."""
+    def run():
+        begin = time.perf_counter()
+        texts = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in conversations]
+        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
+        return sum(map(len, encoded['input_ids'])), time.perf_counter() - begin
+    return run
+
+
 if __name__ == '__main__':  # tools/gpu_check.py uses the parts
     benches = {'sft': bench_sft, 'dpo': bench_dpo, 'grpo': bench_grpo, 'generate': bench_generate,
-               'memory': bench_memory, 'scale': bench_scale, 'verify': bench_verify}
+               'memory': bench_memory, 'scale': bench_scale, 'verify': bench_verify, 'data': bench_data}
     benches[what]()
