@@ -63,8 +63,10 @@ def load_tokenizer(name, chat_template='', template_date=''):
 
 def byte_tokenizer():
     """A token for every byte and six special ones, made in memory: 262 tokens, any text round-trips."""
+    # bytes are written as printable letters, one for each of the 256
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    # without a split into words, and without a blank before the first one
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(SPECIALS)
@@ -93,6 +95,7 @@ def stop_ids(tokenizer, model=''):
     config of `model` names (a hub id or folder; '' for none). Llama 3.1's, for one, names three.
     """
     ids = {tokenizer.eos_token_id, *Chat(tokenizer).turn_ends}
+    # models made here have no generation config
     if model and model != 'tiny' and not model.startswith('random:'):
         try:
             named = GenerationConfig.from_pretrained(model).eos_token_id
@@ -122,6 +125,7 @@ def completion_text(tokenizer, ids):
     Those that mark thinking (<think>) stay, so that thoughts are not taken for the answer.
     """
     thinking, others = special_ids(tokenizer)
+    # the usual case, for which the tokenizer has a way of its own
     if thinking.isdisjoint(ids):
         return tokenizer.decode(ids, skip_special_tokens=True)
     return tokenizer.decode([i for i in ids if i not in others], skip_special_tokens=False)
@@ -172,6 +176,7 @@ class Chat:
     def template(self):
         """The compiled chat template. transformers compiles and keeps it; it is called here without the
         checks of apply_chat_template, which take longer than the rendering itself."""
+        # base models often have none
         if not self.tokenizer.chat_template:
             raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
         return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
@@ -182,6 +187,7 @@ class Chat:
             # a template that asks for today's date calls this function
             self.template.globals['strftime_now'] = self.day.strftime
             return self.template.render(
+                # each call gets copies: a template cannot change them
                 self.variables, messages=messages, add_generation_prompt=prompt)
         except UserError:
             raise
@@ -194,16 +200,27 @@ class Chat:
 
         prompt: with what opens the assistant's turn at the end. Raises Drop where the template refuses.
         """
-        plain = [{'role': m['role'], 'content': self.mark(m['content'], m['role'])} for m in messages]
-        return self.rendered(plain, prompt)
+        return self.rendered(self.marked(messages), prompt)
+
+    def marked(self, messages):
+        """Copies of the messages in which what spells a control token is marked."""
+        copies = []
+        for message in messages:
+            role = message['role']
+            copies.append({'role': role, 'content': self.mark(message['content'], role)})
+        return copies
 
     # control tokens
 
     @functools.cached_property
     def control(self):
         """Text of each control token -> its id."""
-        return {token.content: token_id for token_id, token in self.added.items()
-                if token.special or token.content in self.written}
+        control = {}
+        for token_id, token in self.added.items():
+            # tokens for words, blanks or tools are not control, even if they were added
+            if token.special or token.content in self.written:
+                control[token.content] = token_id
+        return control
 
     @functools.cached_property
     def written(self):
@@ -213,27 +230,29 @@ class Chat:
         """
         if not self.tokenizer.chat_template:
             return ''
-        rounds = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}] * 2
+        asked = {'role': 'user', 'content': 'ask'}
+        replied = {'role': 'assistant', 'content': 'reply'}
+        rule = {'role': 'system', 'content': 'rule'}
         texts = []
-        for messages in (rounds, [{'role': 'system', 'content': 'rule'}, *rounds], rounds[:1]):
+        # what is written may differ in a first and in a later turn, and with a system message
+        for messages in ([asked], [asked, replied, asked, replied], [rule, asked, replied]):
             for prompt in (True, False):
                 try:
                     texts.append(self.rendered(messages, prompt))
-                except Drop:  # some templates know no system message
+                # some templates know no system message
+                except Drop:
                     pass
         return '\n'.join(texts)
 
     @functools.cached_property
     def control_pattern(self):
-        """Matches a control token's spelling, the longest first."""
-        names = sorted(self.control, key=len, reverse=True)
-        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
+        """Matches a control token's spelling."""
+        return one_of(self.control)
 
     @functools.cached_property
     def reply_pattern(self):
         """The same for replies, in which the marks of thinking are what they spell."""
-        names = sorted((name for name in self.control if name.strip() not in THINKING), key=len, reverse=True)
-        return re.compile('|'.join(map(re.escape, names)) or '(?!)')
+        return one_of(name for name in self.control if name.strip() not in THINKING)
 
     def mark(self, text, role='user'):
         """The text with what spells a control token between BEGIN and END.
@@ -242,6 +261,7 @@ class Chat:
         encode it as text.
         """
         pattern = self.reply_pattern if role == 'assistant' else self.control_pattern
+        # the usual case
         if not pattern.search(text):
             return text
         if not self.keeps_text:
@@ -255,19 +275,21 @@ class Chat:
             raise UserError('the tokenizer has no EOS token')
         if not self.tokenizer.chat_template:
             return set()
-        turn = [{'role': 'user', 'content': 'ask'}, {'role': 'assistant', 'content': 'reply'}]
-        before, found, after = self.rendered(turn).rpartition('reply')
+        asked = {'role': 'user', 'content': 'ask'}
+        replied = {'role': 'assistant', 'content': 'reply'}
+        _, found, after = self.rendered([asked, replied]).rpartition('reply')
         if not found or not after.strip():
             return set()
-        first = self.core.encode(after.strip(), add_special_tokens=False).ids[:1]
-        return set(first) & set(self.added)
+        # the first token behind the reply, if it is one of the added ones
+        ids = self.core.encode(after.strip(), add_special_tokens=False).ids
+        return set(ids[:1]) & set(self.added)
 
     @functools.cached_property
     def end_pattern(self):
         """Matches an end-of-turn token that is control, and not one that a text spells out."""
         ids = {self.tokenizer.eos_token_id} | self.turn_ends
-        names = sorted((self.added[i].content for i in ids if i in self.added), key=len, reverse=True)
-        return re.compile(f'(?<!{BEGIN})(?:{"|".join(map(re.escape, names)) or "(?!)"})')
+        names = one_of(self.added[i].content for i in ids if i in self.added)
+        return re.compile(f'(?<!{BEGIN})(?:{names.pattern})')
 
     # what is found out about the template
 
@@ -288,6 +310,7 @@ class Chat:
             messages.append({'role': 'assistant', 'content': f'reply {i}'})
         openings = []  # what the template writes between prompt and words, of each reply
         is_stable = True
+        # 1. each reply with the prompt that a rollout would have there
         try:
             text = self.rendered(messages)
             for i in range(3):
@@ -296,13 +319,15 @@ class Chat:
                 words = text.find(f'reply {i}')
                 is_stable = is_stable and words >= 0 and text.startswith(prompt)
                 openings.append(text[len(prompt):words])
+            # 2. the last prompt without what opens the reply
             without = self.rendered(messages[:-1])
         except Drop:
             return None
-        # a reply follows what opens the assistant's turn; in some templates that is the end of the user's
+        # 3. a reply follows what opens the assistant's turn; in some templates the end of the user's does
         header = prompt.removeprefix(without)
         if not prompt.startswith(without) or not header:
             header = prompt.rpartition('ask 2')[2]
+        # 4. earlier replies are written alike, or it is not known how
         is_stable = is_stable and bool(header) and openings[0] == openings[1]
         return Format(header, openings[0], openings[2], is_stable)
 
@@ -317,6 +342,7 @@ class Chat:
         """
         if self.is_piecewise:
             return ''
+        # any will do that leaves the white space around it alone
         for token in self.added.values():
             if token.special and not token.rstrip and not token.lstrip:
                 return token.content
@@ -325,17 +351,27 @@ class Chat:
     @functools.cached_property
     def is_piecewise(self):
         """Whether the tokens of a piece do not depend on the text before it, wherever it is cut."""
+        # Llama 2's gives 'y' the id of ' y', so that 'x' and 'y' come back as 'x y'
         for before, piece in (('x\n', 'y'), ('x:', ' y'), ('x', '\n  y')):
-            first = self.ids_of([before])[0]
-            second = self.ids_of([piece])[0]
-            if self.core.decode(first + second, skip_special_tokens=False) != before + piece:
+            first, second = self.ids_of([before, piece])
+            if self.decoded(first + second) != before + piece:
                 return False
-            for token_id, token in self.added.items():
-                if token.special and not token.rstrip:
-                    if self.ids_of([token.content + piece])[0] != [token_id] + second:
-                        return False
-                    break
+            if not self.follows_control(piece, second):
+                return False
         return True
+
+    def follows_control(self, piece, ids):
+        """Whether a piece has these ids behind a control token, too."""
+        for token_id, token in self.added.items():
+            # one that does not take the white space behind it
+            if token.special and not token.rstrip:
+                (together,) = self.ids_of([token.content + piece])
+                return together == [token_id] + ids
+        return True
+
+    def decoded(self, ids):
+        """The text of the ids, control tokens included."""
+        return self.core.decode(ids, skip_special_tokens=False)
 
     def ids_of(self, texts):
         """The ids of each text as the tokenizer encodes it, control tokens as control."""
@@ -365,7 +401,8 @@ class Chat:
                 if self.lead and not self.follow_control(pieces):
                     ids = self.encode_together(pieces)
                 elif any(BEGIN in piece for piece in pieces):
-                    ids = [self.encode_marked(piece, i == 0) for i, piece in enumerate(pieces)]
+                    ids = [self.encode_marked(pieces[0], is_first=True)]
+                    ids += [self.encode_marked(piece, is_first=False) for piece in pieces[1:]]
                 self.check_text(pieces, ids)
             except Drop as reason:
                 ids = reason
@@ -374,15 +411,18 @@ class Chat:
 
     def follow_control(self, pieces):
         """Whether every piece but the first stands behind a control token."""
-        for piece in pieces[:-1]:
+        return all(self.ends_in_control(piece) for piece in pieces[:-1])
+
+    def ends_in_control(self, piece):
+        """Whether the last token of a piece is control."""
+        without_space = piece.rstrip()
+        for name, token_id in self.control.items():
+            if piece.endswith(name):
+                return True
             # some tokens take the white space behind them
-            bare = piece.rstrip()
-            ends_in_control = any(
-                piece.endswith(name) or (bare.endswith(name) and self.added[token_id].rstrip)
-                for name, token_id in self.control.items())
-            if not ends_in_control:
-                return False
-        return True
+            if self.added[token_id].rstrip and without_space.endswith(name):
+                return True
+        return False
 
     def encode_together(self, pieces):
         """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
@@ -393,34 +433,40 @@ class Chat:
         if BEGIN in text:
             raise Drop(SPELLED)
         encoding = self.core.encode(text, add_special_tokens=False)
-        starts = [start for start, _ in encoding.offsets]
+        starts = [start for start, _ in encoding.offsets]  # first character of each token
         ends = [end for _, end in encoding.offsets]
-        cuts = [0]
-        for place in itertools.accumulate(map(len, pieces)):
+        # 1. the first token of each piece must begin with the piece, or behind it
+        cuts = [0]  # number of tokens before each piece
+        place = 0
+        for piece in pieces:
+            place += len(piece)
             cut = bisect.bisect_right(ends, place)
             if cut < len(starts) and starts[cut] < place:
                 raise Drop(MERGED)
             cuts.append(cut)
-        ids = [encoding.ids[a:b] for a, b in zip(cuts, cuts[1:])]
-        # a prompt must have the same ids on its own
+        # 2. what stands before a reply must have the same ids on its own
         for n in range(1, len(pieces), 2):
-            if self.ids_of([''.join(pieces[:n])])[0] != encoding.ids[:cuts[n]]:
+            (prompt_ids,) = self.ids_of([''.join(pieces[:n])])
+            if prompt_ids != encoding.ids[:cuts[n]]:
                 raise Drop(MERGED)
-        return ids
+        return [encoding.ids[begin:end] for begin, end in zip(cuts, cuts[1:])]
 
     def encode_marked(self, marked, is_first=True):
         """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
 
         is_first: no other text stands before it.
         """
+        # 1. take the marked text apart from the rest, and control tokens from the text
         parts = []  # (whether it is a control token, text), in order
         for i, stretch in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.DOTALL)):
-            if i % 2:  # the text between the marks
+            # every second stretch stood between marks
+            if i % 2 == 1:
                 parts.append((False, stretch))
                 continue
             for j, part in enumerate(re.split(f'({self.control_pattern.pattern})', stretch)):
                 parts.append((j % 2 == 1, part))
 
+        # 2. neighbouring texts are one text: a mark must not change how words are cut into tokens
         ids = []
         for is_control, group in itertools.groupby(parts, key=lambda part: part[0]):
             texts = [text for _, text in group]
@@ -428,8 +474,9 @@ class Chat:
                 ids += [self.control[text] for text in texts]
                 continue
             text = ''.join(texts)
-            # some control tokens take the white space around them
-            if ids and ids[-1] in self.added and self.added[ids[-1]].rstrip:
+            # some control tokens take the white space behind them
+            before = self.added.get(ids[-1]) if ids else None
+            if before is not None and before.rstrip:
                 text = text.lstrip()
             ids += self.text_ids(text, is_first and not ids)
         return ids
@@ -438,15 +485,18 @@ class Chat:
         """The ids of a text in which nothing is control."""
         if not text:
             return []
-        if is_first or self.is_piecewise:
-            ids = self.text_core.encode(text, add_special_tokens=False).ids
-        else:
-            ids = self.text_core.encode(OPEN + text, add_special_tokens=False).ids[1:]
+        # behind a control token, as in `lead`
+        needs_lead = not is_first and not self.is_piecewise
+        lead = OPEN if needs_lead else ''
+        ids = self.text_core.encode(lead + text, add_special_tokens=False).ids
+        if needs_lead:
+            ids = ids[1:]
         return [self.from_text_core.get(i, i) for i in ids]
 
     @functools.cached_property
     def text_core(self):
         """The tokenizer without control tokens; OPEN is one, to stand before a piece."""
+        # tokenizers have no way to forget a token: the file that describes one is changed
         written = json.loads(self.core.to_str())
         written['added_tokens'] = [
             token for token in written['added_tokens'] if token['content'] not in self.control]
@@ -458,6 +508,7 @@ class Chat:
     @functools.cached_property
     def from_text_core(self):
         """Ids of text_core -> ids of the tokenizer, for added tokens whose ids are not the same."""
+        # without its neighbours an added token may get another number
         moved = {}
         for token_id, token in self.text_core.get_added_tokens_decoder().items():
             here = self.core.token_to_id(token.content)
@@ -469,22 +520,23 @@ class Chat:
     def keeps_text(self):
         """Whether encode_marked is right for this tokenizer: tried with all control tokens on one page."""
         page = ' a b\n'.join(['', *self.control, ''])
+        # 1. what is marked is text, all of it
         spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
         ids = self.encode_marked(spelled)
         if not set(ids).isdisjoint(self.control.values()):
             return False
-        if bare(self.core.decode(ids, skip_special_tokens=False)) != bare(page):
+        if bare(self.decoded(ids)) != bare(page):
             return False
-        # where nothing is marked, control tokens are control and the text has the usual ids
+        # 2. where nothing is marked, control tokens are control and the text has the usual ids
         return self.encode_marked(page) == self.ids_of([page])[0]
 
     def check_text(self, pieces, ids):
         """Raises Drop where decoding does not give the text back (a tokenizer that lacks a character)."""
+        # byte-level tokenizers and those with a token for every byte
         if self.is_lossless:
             return
         for piece, piece_ids in zip(pieces, ids):
-            decoded = self.core.decode(piece_ids, skip_special_tokens=False)
-            if bare(decoded) != bare(unmarked(piece)):
+            if bare(self.decoded(piece_ids)) != bare(piece):
                 raise Drop('the tokenizer does not give the text back')
 
     @functools.cached_property
@@ -492,12 +544,19 @@ class Chat:
         """Whether every text comes back when its ids are decoded: tried with letters of many scripts."""
         letters = ''.join(map(chr, range(32, 0x500)))
         page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
-        return bare(self.core.decode(self.ids_of([page])[0], skip_special_tokens=False)) == bare(page)
+        (ids,) = self.ids_of([page])
+        return bare(self.decoded(ids)) == bare(page)
 
 
 def render(tokenizer, messages, prompt=False):
     """Chat.render for one conversation."""
     return Chat(tokenizer).render(messages, prompt)
+
+
+def one_of(names):
+    """Pattern that matches any of the names, the longest that fits; nothing without a name."""
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile('|'.join(map(re.escape, longest_first)) or '(?!)')
 
 
 def unmarked(text):

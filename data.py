@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from rewards.sandbox import read_languages, with_language
 from rows import Drop, example_of, pair_of, prompt_of
 
 # --- what is trained ----------------------------------------------------------
+# why a row is dropped, with what to do about it
 NO_END = 'no end-of-turn token after the reply in the chat template'
 REWRITES = 'the chat template rewrites the content of the reply'
 THOUGHTS_NEEDED = (
@@ -43,24 +45,34 @@ THOUGHTS_NEEDED = (
 THOUGHTS_LOST = (
     'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
     '--chat_template=config/qwen3_training.jinja')
+# what the report notes of rows that are kept
 NOT_TRAINED = 'assistant turns are not trained: the chat template writes them in another way than in a prompt'
 NO_SYSTEM = 'system messages are not rendered by the chat template'
+
+
+class Span(NamedTuple):
+    """A part of a text: text[begin:end]."""
+    begin: int
+    end: int
+
 
 @dataclass
 class Layout:
     """A conversation as a text, and where in it the trained replies are."""
     text: str  # as Chat.render marks it
-    spans: list  # (first character, last + 1) of each trained reply, end-of-turn token included
-    n_untrained: int = 0  # replies that the row wants trained and that could not be
+    spans: list  # Span of each trained reply, its end-of-turn token included
+    n_untrained: int = 0  # replies that the row wants trained and that are not
 
     def pieces(self):
         """The text cut at the borders of the spans: prompt, reply, text between, reply, ..., rest."""
         pieces = []
         place = 0
-        for begin, end in self.spans:
-            pieces += [self.text[place:begin], self.text[begin:end]]
-            place = end
-        return [*pieces, self.text[place:]]
+        for span in self.spans:
+            pieces.append(self.text[place:span.begin])
+            pieces.append(self.text[span.begin:span.end])
+            place = span.end
+        pieces.append(self.text[place:])
+        return pieces
 
 
 def lay_out(chat, messages, trained):
@@ -72,36 +84,41 @@ def lay_out(chat, messages, trained):
     last = trained[-1]
     text = chat.render(messages)
     prompt = chat.render(messages[:last], prompt=True)
-    # 1. the last reply goes on from the prompt that a rollout would have
-    if text.startswith(prompt):
-        span = last_span(chat, messages[last]['content'], text, prompt)
-        # 2. earlier replies, in one more rendering
-        spans = earlier_spans(chat, messages, trained[:-1], text)
-    else:
-        # a few templates write a whole conversation in another way than a prompt: what counts is the prompt
+    # a few templates write a conversation in another way than a prompt: what counts is the prompt
+    if not text.startswith(prompt):
         text, span = behind_prompt(chat, messages, last, text, prompt)
-        spans = []
-    return Layout(text, [*spans, span], len(trained) - 1 - len(spans))
+        return Layout(text, [span], n_untrained=len(trained) - 1)
+    # 1. the last reply goes on from the prompt that a rollout would have
+    span = last_span(chat, messages[last]['content'], text, prompt)
+    # 2. earlier replies are found with one more rendering, however many there are
+    earlier = earlier_spans(chat, messages, trained[:-1], text)
+    n_untrained = len(trained) - 1 - len(earlier)
+    return Layout(text, [*earlier, span], n_untrained)
 
 
 def last_span(chat, content, text, prompt):
-    """(first character, last + 1) of a reply behind the prompt that the text begins with. Raises Drop."""
-    content = chat.mark(content, 'assistant')
-    end = chat.end_pattern.search(text, len(prompt))
-    if end is None:
+    """Span of the reply that follows the prompt in the text. Raises Drop."""
+    # 1. it begins where the prompt ends, and ends with the first end-of-turn token from there
+    begin = len(prompt)
+    found = chat.end_pattern.search(text, begin)
+    if found is None:
         raise Drop(NO_END)
-    said = text[len(prompt):end.start()]
-    if said.strip() != content.strip():  # else there is nothing more to see
+    # 2. it says what the message says
+    said = text[begin:found.start()]
+    content = chat.mark(content, 'assistant')
+    if said.strip() != content.strip():
         check_reply(chat, said, content, prompt)
-    return len(prompt), end_of(chat, end, text)
+    return Span(begin, end_of(chat, found, text))
 
 
 def end_of(chat, found, text):
     """The place behind an end-of-turn token, and behind the white space that some of them take."""
     token = chat.added[chat.core.token_to_id(found[0])]
     place = found.end()
+    # Phi's tokens take the white space behind them: there is no token for it
     if token.rstrip:
-        place += len(text) - place - len(text[place:].lstrip())
+        while text[place:place + 1].isspace():
+            place += 1
     return place
 
 
@@ -135,6 +152,7 @@ def usable_opening(chat):
     if form is None:
         return ''
     opening = form.last_opening
+    # a prompt that has opened the thoughts is closed by the template: no model should learn that
     for mark, closing in THINKING_MARKS.items():
         if opening.count(closing) != opening.count(mark):
             return ''
@@ -143,6 +161,7 @@ def usable_opening(chat):
 
 def why_not(said, want, prompt):
     """The reason for which a reply is not what its message says, as helpful as it can be."""
+    # the remedies are different: other rows, or another template
     opens_thoughts = any(prompt.rstrip().endswith(mark) for mark in THINKING_MARKS)
     if opens_thoughts and not has_thoughts(want):
         return THOUGHTS_NEEDED
@@ -157,37 +176,50 @@ def has_thoughts(text):
 
 
 def words_of(content):
-    """Where the words of a reply begin and end: without thoughts before them and white space around."""
+    """Span of the words of a reply: without thoughts before them and white space around them."""
+    # behind the last closing mark of any kind
     begin = 0
     for closing in THINKING_MARKS.values():
-        begin = max(begin, content.rfind(closing) + len(closing) if closing in content else 0)
-    end = len(content.rstrip())
-    return begin + len(content[begin:]) - len(content[begin:].lstrip()), end
+        if closing in content:
+            begin = max(begin, content.rindex(closing) + len(closing))
+    while content[begin:begin + 1].isspace():
+        begin += 1
+    return Span(begin, len(content.rstrip()))
 
 
 def places_of(chat, messages, indices, text):
-    """Where the words of these messages stand in the text, [(first character, last + 1)]; None if unclear.
+    """Span in the text of the words of each of these messages; None if it is unclear.
 
     The conversation is rendered once more, with marks around the words. Without its marks it must be
     the same text: a template that looks at the words could write another.
     """
-    marked = [{'role': m['role'], 'content': chat.mark(m['content'], m['role'])} for m in messages]
+    # 1. put the marks
+    marked = chat.marked(messages)
     for i in indices:
         content = marked[i]['content']
-        begin, end = words_of(content)
-        if begin >= end:
+        words = words_of(content)
+        if words.begin >= words.end:
             return None
-        content = content[:begin] + OPEN + content[begin:end] + CLOSE + content[end:]
-        marked[i] = {**marked[i], 'content': content}
+        before, after = content[:words.begin], content[words.end:]
+        marked[i]['content'] = before + OPEN + content[words.begin:words.end] + CLOSE + after
+    # 2. cut the text at the marks: between, words, between, words, ..., between
     parts = re.split(f'[{OPEN}{CLOSE}]', chat.rendered(marked))
-    if len(parts) != 2 * len(indices) + 1 or ''.join(parts) != text:
+    is_whole = len(parts) == 2 * len(indices) + 1
+    if not is_whole or ''.join(parts) != text:
         return None
-    ends = list(itertools.accumulate(map(len, parts)))
-    return list(zip(ends[0::2], ends[1::2]))
+    # 3. add up the lengths
+    places = []
+    end = 0
+    for between, words in zip(parts[0::2], parts[1::2]):
+        begin = end + len(between)
+        end = begin + len(words)
+        places.append(Span(begin, end))
+    return places
 
 
 def earlier_spans(chat, messages, trained, text):
-    """(first character, last + 1) of those earlier replies that can be shown to be right."""
+    """Span of each earlier reply that can be shown to be right."""
+    # a template that writes an earlier turn in another way than a prompt would train what is never asked
     form = chat.format_of(messages)
     if not trained or form is None or not form.is_stable:
         return []
@@ -195,52 +227,61 @@ def earlier_spans(chat, messages, trained, text):
     if places is None:
         return []
     spans = []
-    place = 0  # behind the reply before
-    for i, (begin, end) in zip(trained, places):
-        # the reply begins behind the nearest header
-        header = text.rfind(form.header, place, begin)
-        found = chat.end_pattern.search(text, end)
-        if header < 0 or found is None or text[end:found.start()].strip():
+    last_end = 0  # of the reply before
+    for i, words in zip(trained, places):
+        # 1. the reply begins behind the nearest header
+        header = text.rfind(form.header, last_end, words.begin)
+        if header < 0:
             continue
-        start = header + len(form.header)
-        said, want = bare(text[start:end]), bare(messages[i]['content'])
+        begin = header + len(form.header)
+        # 2. only white space is between its words and its end
+        found = chat.end_pattern.search(text, words.end)
+        if found is None or text[words.end:found.start()].strip():
+            continue
+        # 3. it says all that the message says: the template may have cut the thoughts
+        said = bare(text[begin:words.end])
+        want = bare(messages[i]['content'])
         if said in (want, bare(form.earlier_opening) + want, '<think>' + want):
-            place = end_of(chat, found, text)
-            spans.append((start, place))
+            last_end = end_of(chat, found, text)
+            spans.append(Span(begin, last_end))
     return spans
 
 
 def behind_prompt(chat, messages, last, text, prompt):
-    """The prompt and behind it the last reply, as the template writes it -> text, span. Raises Drop.
+    """The prompt, and behind it the last reply as the template writes it -> text, Span. Raises Drop.
 
     For templates whose conversation does not begin with the prompt. Mistral's puts the system message
     into the last user turn of a prompt, and leaves it out of a conversation that ends with a reply.
     """
+    # 1. where the turn before and the reply stand
     content = messages[last]['content']
-    places = places_of(chat, messages, [last - 1, last], text) if last > 0 else None
+    reason = why_not('', bare(content), prompt)
+    places = places_of(chat, messages, [last - 1, last], text)
     if places is None:
-        raise Drop(why_not('', bare(content), prompt))
-    (asked, _), (words, end) = places
-    found = chat.end_pattern.search(text, end)
+        raise Drop(reason)
+    asked, words = places
+    found = chat.end_pattern.search(text, words.end)
     if found is None:
         raise Drop(NO_END)
-    # both have the turn before in common, and what opens the reply
-    start = words
-    while start > asked and not prompt.endswith(text[asked:start]):
-        start -= 1
-    if start <= places[0][1]:
-        raise Drop(why_not('', bare(content), prompt))
-    check_reply(chat, text[start:found.start()], content, prompt)
-    reply = text[start:end_of(chat, found, text)]
-    rest = text[start + len(reply):]
-    return prompt + reply + rest, (len(prompt), len(prompt) + len(reply))
+    # 2. prompt and conversation have in common the turn before, and what opens the reply
+    begin = words.begin
+    while begin > asked.end and not prompt.endswith(text[asked.begin:begin]):
+        begin -= 1
+    if begin == asked.end:
+        raise Drop(reason)
+    # 3. from there on it is the reply
+    check_reply(chat, text[begin:found.start()], content, prompt)
+    end = end_of(chat, found, text)
+    span = Span(len(prompt), len(prompt) + end - begin)
+    return prompt + text[begin:], span
 
 
-def mask_of(pieces_ids):
-    """ids (T,) int32 and mask (T,) bool of the pieces of a layout: every second one is a trained reply."""
-    ids = np.array(list(itertools.chain.from_iterable(pieces_ids)), np.int32)
-    is_trained = np.arange(len(pieces_ids)) % 2 == 1
-    mask = np.repeat(is_trained, [len(piece) for piece in pieces_ids])
+def mask_of(pieces):
+    """The ids of the pieces of a layout -> ids (T,) int32, mask (T,) bool."""
+    ids = np.array(list(itertools.chain.from_iterable(pieces)), np.int32)
+    # every second piece is a trained reply
+    is_reply = np.arange(len(pieces)) % 2 == 1
+    mask = np.repeat(is_reply, [len(piece) for piece in pieces])
     return ids, mask
 
 
@@ -248,10 +289,13 @@ def fit(ids, mask, max_length, overlong):
     """ids and mask within max_length tokens, as `overlong` says: 'drop' or 'cut'. Raises Drop."""
     if len(ids) > max_length and overlong != 'cut':
         raise Drop(f'longer than max_length={max_length} tokens')
-    mask[:1] = False  # nothing predicts the first token
-    if not mask[:max_length].any():
+    # nothing predicts the first token
+    mask[:1] = False
+    # a cut row keeps its beginning, and has no end of turn
+    ids, mask = ids[:max_length], mask[:max_length]
+    if not mask.any():
         raise Drop('nothing left to train on')
-    return ids[:max_length], mask[:max_length]
+    return ids, mask
 
 
 # --- rows to examples ---------------------------------------------------------
@@ -274,19 +318,24 @@ def tokenised(rows, chat, report, read):
     read(row) -> info, [pieces of a text, ...], notes. A row for which it raises Drop is counted in the
     report. What a row holds may be of any type, so other errors are caught as well.
     """
-    for begin in tqdm(range(0, len(rows), BATCH), 'tokenise', delay=3, disable=RANK > 0 or None):
-        readable = []
+    begins = range(0, len(rows), BATCH)
+    for begin in tqdm(begins, 'tokenise', delay=3, disable=RANK > 0 or None):
+        # 1. what the rows hold, as texts
+        readable = []  # (where, info, number of its texts) of each row
         texts = []
         for row in rows[begin:begin + BATCH]:
             where = row['_where']
             try:
                 info, row_texts, notes = read(row)
+            # shown not to be right
             except Drop as reason:
                 count(report['dropped'], str(reason), where)
                 continue
+            # of a type that nobody thought of
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 count(report['dropped'], f'malformed ({type(error).__name__})', where)
                 continue
+            # kept so far; what is strange about it is counted
             for note, n in notes:
                 count(report['notes'], note, where, n)
             if any(BEGIN in piece for pieces in row_texts for piece in pieces):
@@ -294,7 +343,9 @@ def tokenised(rows, chat, report, read):
             readable.append((where, info, len(row_texts)))
             texts += row_texts
 
+        # 2. all texts at once: the tokenizer uses every core
         encoded = iter(chat.encode(texts))
+        # 3. to each row its own
         for where, info, n in readable:
             row_ids = [next(encoded) for _ in range(n)]
             reasons = [ids for ids in row_ids if isinstance(ids, Drop)]
@@ -309,15 +360,22 @@ def finish_report(report, kept, required=True):
 
     UserError: nothing is kept and something is required.
     """
+    # a run without rows would end in a division by zero, or train on nothing
     if required and not kept:
         raise UserError(f'all {report["rows"]} rows were dropped{most_frequent(report)}')
-    lengths = sorted(len(example['ids']) for example in kept) or [0]
     report['kept'] = len(kept)
-    for q in (50, 90, 99):
-        report[f'p{q}'] = lengths[(len(lengths) - 1) * q // 100]
+    # how long the rows are, in tokens
+    lengths = sorted(len(example['ids']) for example in kept) or [0]
+    for percent in (50, 90, 99):
+        place = (len(lengths) - 1) * percent // 100
+        report[f'p{percent}'] = lengths[place]
     report['max'] = lengths[-1]
     report['tokens'] = sum(lengths)
-    report['supervised'] = sum(int(example['mask'].sum()) for example in kept if 'mask' in example)
+    # how many of the tokens are trained; prompts have no mask
+    report['supervised'] = 0
+    for example in kept:
+        if 'mask' in example:
+            report['supervised'] += int(example['mask'].sum())
     return report
 
 
@@ -325,7 +383,8 @@ def most_frequent(report):
     """The reason for which most rows were dropped, to end a sentence with; '' if none was."""
     if not report['dropped']:
         return ''
-    reason, (n, where) = max(report['dropped'].items(), key=lambda item: item[1][0])
+    reason = max(report['dropped'], key=lambda reason: report['dropped'][reason][0])
+    n, where = report['dropped'][reason]
     return f', {n} of them (first {where}) for: {reason}'
 
 
@@ -333,6 +392,7 @@ def trained_turns(messages, first):
     """Indices of the assistant turns to train, from `first` on. Raises Drop if there is none."""
     found = []
     for i, message in enumerate(messages):
+        # an empty reply has nothing to train but its end
         is_reply = message['role'] == 'assistant' and bool(message['content'].strip())
         # a conversation that begins with a reply has no prompt for it
         if is_reply and message.get('train', True) and i >= max(first, 1):
@@ -344,12 +404,18 @@ def trained_turns(messages, first):
 
 def notes_of(messages, layout_text, n_untrained, notes):
     """What the report counts of a conversation, [(note, count)]."""
+    # columns that the row's shape does not use
     found = [(note, 1) for note in notes]
+    # replies that should be trained and are not
     if n_untrained:
         found.append((NOT_TRAINED, n_untrained))
+    # system messages that the model will never see
     for message in messages:
+        if message['role'] != 'system':
+            continue
+        # the quick look first: most templates write a system message as it is
         words = message['content'].strip()
-        if message['role'] == 'system' and words not in layout_text and bare(words) not in bare(layout_text):
+        if words not in layout_text and bare(words) not in bare(layout_text):
             found.append((NO_SYSTEM, 1))
     return found
 
@@ -364,15 +430,19 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     chat = Chat(tokenizer)
     report = new_report(len(rows))
     # a document begins as the tokenizer begins a text; a template writes its own beginning
-    bos = [i for i in tokenizer('a')['input_ids'][:1] if i == tokenizer.bos_token_id]
+    bos = tokenizer('a')['input_ids'][:1]
+    if bos != [tokenizer.bos_token_id]:
+        bos = []
     eos = [tokenizer.eos_token_id]
 
     def read(row):
+        """Whether it is a document, its pieces, and notes for the report."""
         example = example_of(row)
         if example.document is not None:
-            return True, [[chat.mark(example.document)]], [(note, 1) for note in example.notes]
+            return True, [[chat.mark(example.document)]], []
         messages = example.messages
-        layout = lay_out(chat, messages, trained_turns(messages, example.first))
+        trained = trained_turns(messages, example.first)
+        layout = lay_out(chat, messages, trained)
         notes = notes_of(messages, layout.text, layout.n_untrained, example.notes)
         return False, [layout.pieces()], notes
 
@@ -380,7 +450,8 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     for where, is_document, (pieces,) in tokenised(rows, chat, report, read):
         if is_document:
             # all of it is trained, and that it ends
-            pieces = [bos, pieces[0] + eos]
+            (document,) = pieces
+            pieces = [bos, document + eos]
         try:
             ids, mask = fit(*mask_of(pieces), max_length, overlong)
         except Drop as reason:
@@ -402,18 +473,20 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     report = new_report(len(rows))
 
     def read(row):
+        """Nothing, the pieces of both sides, and notes for the report."""
         pair = pair_of(row)
         check_pair(pair)
-        texts, notes = [], [(note, 1) for note in pair.notes]
-        for messages in (pair.chosen, pair.rejected):
-            layout = lay_out(chat, messages, [len(messages) - 1])
-            texts.append(layout.pieces())
-        return None, texts, notes + notes_of(pair.chosen, layout.text, 0, [])
+        # only the last turn of each side is compared, and so trained
+        chosen = lay_out(chat, pair.chosen, [len(pair.chosen) - 1])
+        rejected = lay_out(chat, pair.rejected, [len(pair.rejected) - 1])
+        notes = notes_of(pair.chosen, chosen.text, 0, pair.notes)
+        return None, [chosen.pieces(), rejected.pieces()], notes
 
     pairs = []
-    for where, _, sides in tokenised(rows, chat, report, read):
+    for where, _, (chosen, rejected) in tokenised(rows, chat, report, read):
         try:
-            chosen, rejected = [fit(*mask_of(pieces), max_length, overlong) for pieces in sides]
+            chosen = Side(*fit(*mask_of(chosen), max_length, overlong))
+            rejected = Side(*fit(*mask_of(rejected), max_length, overlong))
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
@@ -421,41 +494,51 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     return pairs, finish_report(report, pairs)
 
 
+class Side(NamedTuple):
+    """One side of a pair."""
+    ids: np.ndarray  # (T,)
+    mask: np.ndarray  # (T,)
+
+
 def check_pair(pair):
     """Raises Drop for a pair that has nothing to compare."""
     for messages in (pair.chosen, pair.rejected):
-        if not messages or messages[-1]['role'] != 'assistant' or not messages[-1]['content'].strip():
+        last = messages[-1] if messages else {'role': '', 'content': ''}
+        if last['role'] != 'assistant' or not last['content'].strip():
             raise Drop('a side without a final assistant turn')
-        if not messages[-1].get('train', True):
+        if not last.get('train', True):
             raise Drop('weight 0 of a side')
     if contents(pair.chosen) == contents(pair.rejected):
         raise Drop('both sides are the same')
-    common = []
+    # what both begin with must hold a question
+    common_roles = []
     for one, other in zip(contents(pair.chosen[:-1]), contents(pair.rejected[:-1])):
         if one != other:
             break
-        common.append(one)
-    if 'user' not in [role for role, _ in common]:
+        common_roles.append(one['role'])
+    if 'user' not in common_roles:
         raise Drop('no common prompt')
 
 
 def contents(messages):
-    return [(message['role'], message['content']) for message in messages]
+    """The messages without the mark that one is not trained."""
+    return [{'role': message['role'], 'content': message['content']} for message in messages]
 
 
 def pair_docs(chosen, rejected):
-    """'docs', 'ids' and 'mask' of a pair from (ids, mask) of both sides."""
-    # the common beginning ends at the latest where something is trained
-    n = min(chosen[1].argmax(), rejected[1].argmax())
-    differ = np.flatnonzero(chosen[0][:n] != rejected[0][:n])
+    """'docs', 'ids' and 'mask' of a pair of Sides."""
+    # the prompt is what both begin with, up to where something is trained
+    n = min(chosen.mask.argmax(), rejected.mask.argmax())
+    differ = np.flatnonzero(chosen.ids[:n] != rejected.ids[:n])
     if len(differ):
         n = differ[0]
-    prompt = chosen[0][:n]
-    docs = [(ids[n:], mask[n:], prompt) for ids, mask in (chosen, rejected)]
+    prompt = chosen.ids[:n]
+    chosen_rest = Side(chosen.ids[n:], chosen.mask[n:])
+    rejected_rest = Side(rejected.ids[n:], rejected.mask[n:])
     return {
-        'docs': docs,
-        'ids': np.concatenate([prompt, docs[0][0], docs[1][0]]),
-        'mask': np.concatenate([chosen[1][:n], docs[0][1], docs[1][1]])}
+        'docs': [(*chosen_rest, prompt), (*rejected_rest, prompt)],
+        'ids': np.concatenate([prompt, chosen_rest.ids, rejected_rest.ids]),
+        'mask': np.concatenate([chosen.mask[:n], chosen_rest.mask, rejected_rest.mask])}
 
 
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', languages=''):
@@ -469,11 +552,15 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
+    # a row's truth takes its language along, so that a verdict needs nothing but the truth
     more_languages = read_languages(languages) if languages else {}
 
     def read(row):
+        """The prompt but for its ids, its one piece, and notes for the report."""
         asked = prompt_of(row)
+        # a truth that cannot be judged stops the run: in training it would be a reward of 0 for ever
         row_kind, truth = judged(row, asked, kind, more_languages)
+        # the instruction is part of what is asked
         messages = asked.messages
         if instruction:
             last = messages[-1]
@@ -481,11 +568,13 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         prompt = {
             'truth': truth, 'kind': row_kind, 'text': messages[-1]['content'],
             'demonstration': asked.demonstration, 'difficulty': asked.difficulty, 'messages': messages}
+        # one piece: a rollout goes on from the tokens of the whole prompt
         text = chat.render(messages, prompt=True)
         return prompt, [[text]], notes_of(messages, text, 0, asked.notes)
 
     prompts = []
-    for where, prompt, ((ids,),) in tokenised(rows, chat, report, read):
+    for where, prompt, (pieces,) in tokenised(rows, chat, report, read):
+        (ids,) = pieces
         if len(ids) > max_prompt_tokens:
             count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
             continue
@@ -509,8 +598,10 @@ def judged(row, asked, kind, languages):
 
 def format_report(report):
     """The report as short lines for the console."""
+    # how many and how long
     lines = ['{kept:,}/{rows:,} rows, {tokens:,} tokens ({supervised:,} trained), '
              'p50 {p50} p90 {p90} max {max}'.format(**report)]
+    # what is left out and why, and what is strange about what is kept
     for reason, (n, where) in report['dropped'].items():
         lines.append(f'dropped {n:,}: {reason} (first {where})')
     for note, (n, where) in report['notes'].items():
@@ -536,10 +627,11 @@ def show_mask(example, tokenizer):
 def pack(lengths, budget):
     """Best-fit decreasing: lists of indices, each of total <= budget; a longer row is alone."""
     bins = {}  # number -> indices
-    rooms = []  # (tokens left, number) of each bin, sorted
+    rooms = []  # (tokens left, number) of each bin, the fullest first
     # the longest first, each into the fullest bin that has room for it
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         place = bisect.bisect_left(rooms, (lengths[i], 0))
+        # without such a bin a new one begins, which a row longer than the budget overfills
         if place < len(rooms):
             room, number = rooms.pop(place)
         else:
@@ -553,6 +645,7 @@ def split_by_work(lengths, n):
     """n lists of indices (or empty), near-equal in total length: longest first, to the least loaded."""
     parts = [[] for _ in range(n)]
     loads = [0] * n
+    # a long one that comes last would spoil the balance
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = loads.index(min(loads))
         parts[least].append(i)
@@ -591,6 +684,17 @@ def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
     return micro_batches or [[]]
 
 
+NO_PARENT = -1  # of a segment that follows nothing
+
+
+class Segment(NamedTuple):
+    """A prompt, or a document without its prompt."""
+    ids: list
+    mask: list  # True: scored
+    parent: int  # place of the segment that it goes on from, or NO_PARENT
+    number: int  # of its document
+
+
 def collate(docs):
     """Documents end to end, as the model takes them. docs: [(ids, mask)] or [(ids, mask, prompt ids)].
 
@@ -600,26 +704,31 @@ def collate(docs):
     there once. No docs: two tokens, none scored, as a rank without work must still take part in the
     all-reduce.
     """
-    segments = []  # (ids, mask, the segment before it or -1, number of the document)
+    # 1. what stands after what
+    segments = []
     place_of_prompt = {}  # id() of a prompt's list -> its segment
-    for i, (ids, mask, *prompts) in enumerate(docs or [([0, 0], [False, False])]):
+    for number, (ids, mask, *prompts) in enumerate(docs or [([0, 0], [False, False])]):
         if not prompts:
-            segments.append((ids, [False, *mask[1:]], -1, i))
+            # nothing predicts a document's first token
+            segments.append(Segment(ids, [False, *mask[1:]], NO_PARENT, number))
             continue
+        # the first document of a prompt brings it along
         (prompt,) = prompts
         if id(prompt) not in place_of_prompt:
             place_of_prompt[id(prompt)] = len(segments)
-            segments.append((prompt, [False] * len(prompt), -1, i))
-        segments.append((ids, mask, place_of_prompt[id(prompt)], i))
+            segments.append(Segment(prompt, [False] * len(prompt), NO_PARENT, number))
+        segments.append(Segment(ids, mask, place_of_prompt[id(prompt)], number))
 
-    lengths = [len(ids) for ids, _, _, _ in segments]
-    ids = torch.cat([torch.as_tensor(ids) for ids, _, _, _ in segments])  # (T,)
-    mask = torch.cat([torch.as_tensor(mask) for _, mask, _, _ in segments])  # (T,)
-    numbers = torch.tensor([number for _, _, _, number in segments])
+    # 2. end to end
+    lengths = [len(segment.ids) for segment in segments]
+    ids = torch.cat([torch.as_tensor(segment.ids) for segment in segments])  # (T,)
+    mask = torch.cat([torch.as_tensor(segment.mask) for segment in segments])  # (T,)
+    # 3. whose tokens they are
+    numbers = torch.tensor([segment.number for segment in segments])
+    number_of_token = numbers.repeat_interleave(torch.tensor(lengths))  # (T,)
     return {
-        'ids': ids.long(), 'lengths': lengths, 'parents': [parent for _, _, parent, _ in segments],
-        'index': mask.nonzero()[:, 0],
-        'doc': numbers.repeat_interleave(torch.tensor(lengths))[mask]}
+        'ids': ids.long(), 'lengths': lengths, 'parents': [segment.parent for segment in segments],
+        'index': mask.nonzero()[:, 0], 'doc': number_of_token[mask]}
 
 
 # --- order --------------------------------------------------------------------
@@ -655,18 +764,19 @@ class Order:
         self.sources = []  # (indices, how many of them an epoch takes)
         for weight, indices in sources:
             if len(indices):
-                self.sources.append((indices, max(1, round(weight * len(indices)))))
+                per_epoch = max(1, round(weight * len(indices)))
+                self.sources.append((indices, per_epoch))
         self.seed = seed
         self.position = 0
 
     def __len__(self):
-        return sum(count for _, count in self.sources)
+        return sum(per_epoch for _, per_epoch in self.sources)
 
     def take(self, n):
         """The next n indices."""
-        taken = [self.at(position) for position in range(self.position, self.position + n)]
+        positions = range(self.position, self.position + n)
         self.position += n
-        return taken
+        return [self.at(position) for position in positions]
 
     def at(self, position):
         """The index that is handed out at a position."""
@@ -677,7 +787,8 @@ class Order:
         while slot >= self.sources[source][1]:
             slot -= self.sources[source][1]
             source += 1
-        indices, count = self.sources[source]
-        # the slots of all epochs are passes over the source, one after the other
-        turn, place = divmod(epoch * count + slot, len(indices))
-        return indices[shuffled(len(indices), self.seed, source, turn)[place]]
+        indices, per_epoch = self.sources[source]
+        # the slots of all epochs are passes over the source, one after the other, each shuffled anew
+        turn, place = divmod(epoch * per_epoch + slot, len(indices))
+        order = shuffled(len(indices), self.seed, source, turn)
+        return indices[order[place]]

@@ -58,6 +58,7 @@ class File:
     def row(self, i):
         """The i-th row, a dict with its place under '_where'."""
         if self.path:
+            # opened anew for every row: a run with many workers needs no open file for long
             with open(self.path, 'rb') as f:
                 f.seek(self.places[i])
                 row = json.loads(f.readline())
@@ -71,11 +72,13 @@ class Rows:
 
     def __init__(self, files, indices=None):
         self.files = files
-        self.starts = []  # index of each file's first row
+        # the rows of all files are numbered on, one file after the other
+        self.starts = []  # number of each file's first row
         total = 0
         for file in files:
             self.starts.append(total)
             total += len(file)
+        # a range: a slice of it is another range
         self.indices = range(total) if indices is None else indices
 
     def __len__(self):
@@ -106,6 +109,7 @@ def lines_of(file):
     """(line number, first byte, row) of each line that is not blank. Raises BadLine."""
     place = 0
     for line, text in enumerate(file, 1):
+        # blank lines count as lines and are no rows
         if text.strip():
             try:
                 value = json.loads(text)
@@ -118,7 +122,8 @@ def lines_of(file):
 def read_lines(name, path):
     """File of JSON lines. Every line is tried now, and read again when its row is asked for."""
     with open(path, 'rb') as f:
-        if not f.seekable():  # a pipe can be read only once
+        # a pipe, --data=<(zcat rows.gz), can be read only once
+        if not f.seekable():
             return read_held_lines(name, f)
         file = File(name, path)
         for line, place, _ in progress(lines_of(f), name):
@@ -138,14 +143,12 @@ def read_held_lines(name, f):
 
 def read_gzip(name, path):
     """File of compressed JSON lines. Raises BadLine where the file is damaged."""
-    file = None
     try:
         with gzip.open(path) as f:
+            # no place in a compressed file can be gone back to
             return read_held_lines(name, f)
-    except (EOFError, OSError, zlib.error) as error:
-        raise BadLine(0, f'no valid gzip file: {error}') from error
-    finally:
-        del file
+    except (EOFError, zlib.error) as error:
+        raise BadLine(0, f'no whole gzip file: {error}') from error
 
 
 def read_list(name, path):
@@ -154,6 +157,7 @@ def read_list(name, path):
         content = f.read()
     try:
         values = json.loads(content)
+    # both errors say where in the text they are; the line is more useful
     except UnicodeDecodeError as error:
         raise BadLine(1 + content.count(b'\n', 0, error.start), str(error)) from error
     except json.JSONDecodeError as error:
@@ -163,8 +167,10 @@ def read_list(name, path):
 
 def read_parquet(name, path):
     """File in Apache's Parquet format. A row's number counts from 1."""
+    # imported here, because only who has such files needs the package
     from pyarrow import parquet
     values = []
+    # piece by piece: a table and its rows together would take twice the memory
     for batch in parquet.ParquetFile(path).iter_batches():
         values += batch.to_pylist()
     return held_file(name, values)
@@ -212,6 +218,7 @@ def read_file(name):
     if name.startswith('sums:'):
         return held_file(name, sum_rows(name.removeprefix('sums:')))
     path = local_path(name)
+    # the ending tells the format; what has none of these is read as lines
     if path.endswith('.parquet'):
         return read_parquet(name, path)
     if path.endswith('.gz'):
@@ -250,12 +257,14 @@ def read_rows(spec):
     sources = []
     begin = 0
     for part in spec.split(','):
+        # 'rows.jsonl*0.5' is a name and a weight, 'part-*.jsonl' is a pattern
         name, weight = re.fullmatch(r'(.*?)(?:\*([-+]?[\d.][\de.+-]*))?', part.strip()).groups('1')
         end = begin
         file_name = name
         try:
             if not 0 < float(weight) < 1e6:
                 raise ValueError(f'*{weight} is no number of passes over it per epoch')
+            # the files of a pattern are one source
             for file_name in files_of(name):
                 files.append(read_file(file_name))
                 end += len(files[-1])
@@ -263,6 +272,7 @@ def read_rows(spec):
                 raise ValueError('no rows in it')
         # errors of files, the hub and parquet have no common class
         except Exception as error:
+            # a BadLine knows its line
             line = getattr(error, 'line', 0)
             place = f'{file_name}:{line}' if line else file_name
             hint = ''
@@ -271,6 +281,7 @@ def read_rows(spec):
             # of an error in several lines one line is made
             message = ' '.join(f'data source {place}: {error}{hint}'.split())
             raise UserError(message) from error
+        # the rows of a source stand together: rows[begin:end]
         sources.append((name, float(weight), begin, end))
         begin = end
     return Rows(files), sources
@@ -289,10 +300,12 @@ def sum_rows(split):
     The rows of train and test have a prompt, an answer and a demonstration. Those of base stand in for
     pretraining: some show the running totals, most blurt out a guess.
     """
+    # the same rows on every machine
     rng = random.Random(f'sums:{split}')
     size = SUM_SIZES[split]
     if split == 'test':
         return sum_test_rows(rng, size)
+    # the levels in turn; of base the easy ones more often
     operands = list(SUM_OPERANDS)
     if split == 'base':
         operands = rng.choices(list(SUM_BASE), SUM_BASE.values(), k=size)
@@ -304,13 +317,14 @@ def sum_test_rows(rng, size):
 
     Of two operands there are only about a dozen prompts. The other levels fill up evenly.
     """
-    pools = []
+    pools = []  # the rows of each level
     for n in SUM_OPERANDS:
-        distinct = {}
+        distinct = {}  # prompt -> row
         for _ in range(size):
             row = sum_row(rng, 'test', n)
             distinct[row['prompt']] = row
         pools.append(list(distinct.values()))
+    # one of each level, then the next of each, as long as a level has more
     rows = []
     for i in range(size):
         rows += [pool[i] for pool in pools if i < len(pool)]
@@ -325,12 +339,14 @@ def sum_row(rng, split, n):
         is_test = zlib.crc32(prompt.encode()) % 8 == 0
         if is_test == (split == 'test'):
             break
+    # '3+5+1' is worked out as '3 8 9 #### 9'
     answer = sum(digits)
     totals = ' '.join(str(total) for total in np.cumsum(digits))
     worked = f'{totals} #### {answer}'
     if split != 'base':
         return {'prompt': prompt, 'answer': str(answer), 'demonstration': worked, 'dataset': 'sums',
                 'difficulty': n}
+    # a row of base: worked out, or a number that is not the answer
     guess = rng.choice([x for x in range(9 * n + 1) if x != answer])
     reply = worked if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
     messages = [{'role': 'user', 'content': prompt}, {'role': 'assistant', 'content': reply}]
@@ -346,14 +362,18 @@ class Drop(UserError):
 
 def plain(value):
     """The value without numpy's and parquet's types; None for what says nothing (NaN)."""
+    # most values are of these types already
     if value is None or isinstance(value, (str, bool, int)):
         return value
+    # numpy's arrays and scalars, as parquet files give them through pandas
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and value != value:  # NaN
+    # NaN is what pandas writes where a column is empty; only it differs from itself
+    if isinstance(value, float) and value != value:
         return None
+    # the same for what is inside
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -386,6 +406,7 @@ def parsed(text):
 
 def is_empty(value):
     """Whether a column says nothing: null, '', [], {}, the text of one of them, or only such values."""
+    # files store lists and dicts as texts, too
     if isinstance(value, str):
         text = value.strip()
         return text in ('', '[]', '{}', 'null', 'None')
@@ -410,12 +431,14 @@ def level_of(value):
     """
     if isinstance(value, bool):
         return None
+    # numbers: 3 and 3.0 are level 3, 3.5 is level '3.5'
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
         if not np.isfinite(value):
             return None
         return int(value) if value == int(value) else str(value)
+    # texts: '3' is level 3, 'Level 3' is itself
     if isinstance(value, str):
         text = ' '.join(value.split())
         if re.fullmatch(r'[-+]?[0-9]{1,15}(\.0*)?', text):
@@ -428,6 +451,7 @@ def level_of(value):
 def levels(difficulties):
     """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without None."""
     def place(level):
+        # numbers first: by their size, exactly where they are ints
         if isinstance(level, int):
             return 0, level, ''
         try:
@@ -436,11 +460,13 @@ def levels(difficulties):
             number = np.nan
         if np.isfinite(number):
             return 0, number, str(level)
+        # then texts, by their letters
         return 1, 0, str(level)
     return sorted({level for level in difficulties if level_of(level) is not None}, key=place)
 
 
 # --- messages -----------------------------------------------------------------
+# names that the data sets of the field have for the same things
 ROLES = {  # as it is written in a row, in small letters -> as chat templates have it
     'system': 'system', 'developer': 'system',
     'user': 'user', 'human': 'user', 'prompter': 'user',
@@ -466,6 +492,7 @@ def turns(value, role):
     if isinstance(value, str):
         stored = stored_messages(value)
         value = [{'role': role, 'content': value}] if stored is None else stored
+    # one message without its list
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -475,13 +502,16 @@ def turns(value, role):
 
 def stored_messages(text):
     """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises Drop."""
+    # a list of dicts, or a dict, that begins with a message's keys
     looks_stored = re.match(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""", text)
     if not looks_stored:
         return None
+    # text that begins so and is no list was cut, or printed by numpy without its commas
     value = parsed(text)
     if value is None:
         raise Drop('messages are stored as a text that is neither JSON nor Python')
     messages = [value] if isinstance(value, dict) else value
+    # a reply may be such a list too, of other things: then it is what somebody said
     for message in messages:
         if not isinstance(message, dict) or role_of(message) is None:
             return None
@@ -496,10 +526,12 @@ def role_of(message):
 
 def read_message(message):
     """A message in any spelling -> {'role', 'content'}, and 'train': False if it says so. Raises Drop."""
-    if isinstance(message, str):  # a list of messages, each stored as a text
+    # 1. a list of messages may store each as a text
+    if isinstance(message, str):
         message = parsed(message)
     if not isinstance(message, dict):
         raise Drop(NO_TEXT)
+    # 2. what a message holds beside a text cannot be trained here
     for key in CALLS:
         if key in message and not is_empty(message[key]):
             raise Drop(NO_TEXT)
@@ -507,6 +539,7 @@ def read_message(message):
     if role is None:
         raise Drop(NO_TEXT)
 
+    # 3. thoughts of their own stand before the text, as models write them
     content = content_of(message.get('content', message.get('value')))
     for key in THOUGHTS:
         thought = message.get(key)
@@ -515,6 +548,7 @@ def read_message(message):
             break
     if NOT_UNICODE.search(content):
         raise Drop('not valid unicode')
+    # 4. the mark is there only if it is needed
     read = {'role': role, 'content': content}
     if not is_trained(message):
         read['train'] = False
@@ -529,6 +563,7 @@ def content_of(content):
         raise Drop(NO_TEXT)
     texts = []
     for part in content:
+        # {'type': 'text', 'text': ...} or {'type': 'thinking', 'thinking': ...}
         if isinstance(part, dict):
             if part.get('type') == 'thinking':
                 part = f'<think>\n{part.get("thinking")}\n</think>\n\n'
@@ -546,6 +581,7 @@ def is_trained(message):
         value = message.get(key)
         if value is None:
             continue
+        # a share like 0.5 would need a weighted loss
         if value not in (0, 1):
             raise Drop(f'{key}={value!r} of a message: only 0 and 1 are supported')
         return bool(value)
@@ -553,6 +589,7 @@ def is_trained(message):
 
 
 # --- columns that go with every shape -----------------------------------------
+# alpaca's and dolly's second columns, and what would need more than a text model
 ADDED = ('input', 'context')  # texts that are added to what is asked
 REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'videos', 'audios', 'documents')
 
@@ -562,6 +599,7 @@ def check_columns(row):
     for name in REFUSED:
         if name in row and not is_empty(row[name]):
             raise Drop(f'{name} is not supported (tools, images and template settings are not)')
+    # the weight of a whole row
     weight = row.get('weight', 1)
     if weight in (0, '0'):
         raise Drop('weight 0')
@@ -582,12 +620,14 @@ def history_of(row):
     history = row.get('history')
     if is_empty(history):
         return []
+    # it may be stored as a text, like messages
     if isinstance(history, str):
         history = parsed(history)
     if not isinstance(history, list):
         raise Drop('history holds no turns')
     messages = []
     for item in history:
+        # LLaMA-Factory's pairs, or messages
         if isinstance(item, list) and len(item) == 2:
             messages += turns(item[0], 'user') + turns(item[1], 'assistant')
         elif isinstance(item, dict):
@@ -607,9 +647,11 @@ def with_columns(row, messages, asked=None):
     context and history beside it are refused, by their name.
     """
     is_text = isinstance(row.get(asked), str) and stored_messages(row[asked]) is None
+    # 1. what is asked becomes longer
     for name in ('history', *ADDED):
         if name not in row or name == asked or is_empty(row[name]):
             continue
+        # where in a list of messages it belongs is not known
         if not is_text:
             raise Drop(f'column {name} beside messages: put it into the messages, or leave it out')
         if name in ADDED:
@@ -617,8 +659,10 @@ def with_columns(row, messages, asked=None):
                 raise Drop(f'column {name} is no text')
             last = messages[-1]
             messages = messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{row[name]}'}]
+    # 2. earlier turns come before it
     if is_text:
         messages = history_of(row) + messages
+    # 3. the system turn comes first; one in the messages counts more
     if 'system' not in [message['role'] for message in messages]:
         messages = system_turn(row) + messages
     return messages
@@ -627,6 +671,7 @@ def with_columns(row, messages, asked=None):
 def unused_columns(row, messages):
     """Notes for the report: columns that hold something, and that this row's shape does not use."""
     notes = []
+    # the columns that with_columns leaves alone where the messages have a system turn
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
         if name in row and not is_empty(row[name]) and row[name] not in systems:
@@ -635,7 +680,9 @@ def unused_columns(row, messages):
 
 
 # --- rows for sft.py ----------------------------------------------------------
-PAIRS = [  # columns that ask and reply; of a row the first pair that holds something counts
+# Columns that ask and reply; of a row the first pair that holds something counts. A new shape of this
+# kind needs a line here and nothing else.
+PAIRS = [
     ('instruction', 'output'), ('instruction', 'response'),  # alpaca, dolly
     ('prompt', 'completion'), ('prompt', 'demonstration'), ('prompt', 'target'),
     ('prompt', 'response'), ('prompt', 'generation'),
@@ -659,6 +706,7 @@ def example_of(row):
     columns = list(row)
     row = plain_row(row)
     check_columns(row)
+    # the first adapter whose columns the row has
     for adapter in (example_of_messages, example_of_pair, example_of_text):
         example = adapter(row)
         if example is not None:
@@ -681,6 +729,7 @@ def example_of_messages(row):
     """
     for name in ('messages', 'conversations'):
         if name in row:
+            # a plain text is no conversation
             value = parsed_list(row[name], name)
             messages = with_columns(row, turns(value, 'assistant'), name)
             return Example(messages, notes=unused_columns(row, messages))
@@ -700,6 +749,7 @@ def parsed_list(value, name):
 def pair_columns(row):
     """The names of the columns that ask and reply, or None."""
     found = [pair for pair in PAIRS if pair[0] in row and pair[1] in row]
+    # a row of joined files has columns of several shapes: the pair that holds something counts
     for asked, replied in found:
         if not is_empty(row[asked]) and not is_empty(row[replied]):
             return asked, replied
@@ -717,6 +767,7 @@ def example_of_pair(row):
     if pair is None:
         return None
     asked, replied = pair
+    # turns of the asked side are never trained, also where it holds replies
     messages = with_columns(row, turns(row.get(asked), 'user'), asked)
     example = Example(messages + turns(row.get(replied), 'assistant'), first=len(messages))
     example.notes = unused_columns(row, messages)
@@ -732,7 +783,9 @@ def example_of_text(row):
 
 
 # --- rows for dpo.py ----------------------------------------------------------
+# columns of the better and the worse reply: TRL's and most others, Argilla's
 SIDES = [('chosen', 'rejected'), ('chosen_response', 'rejected_response')]
+# columns that may hold what is asked, for pairs and for prompts
 ASKED = ('messages', 'conversations', 'prompt', 'question', 'problem', 'instruction', 'query')
 
 
@@ -758,11 +811,13 @@ def pair_of(row):
     row = plain_row(row)
     check_columns(row)
     names = side_columns(row)
+    # null in this row, or in no row at all
     if names is None and side_columns(columns):
         raise Drop('a side is null')
     if names is None:
         raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(columns)}')
 
+    # what is asked, if a column of its own says so
     asked = []
     column = None
     for name in ('prompt', *ASKED):
@@ -787,13 +842,15 @@ def side_columns(columns):
 def side_of(row, name, asked, column):
     """The conversation of one side, what is asked included."""
     value = row[name]
+    # without a prompt of its own a text is a whole conversation
     if isinstance(value, str) and not asked:
         value = paragraphs_of(value)
     messages = turns(value, 'assistant')
     if messages and messages[0]['role'] == 'assistant':
         # the side holds only what is new
         return with_columns(row, asked, column) + messages
-    # the side holds the whole conversation: the prompt's column says it once more
+    # the side holds the whole conversation, and the prompt's column says it once more
+    # (UltraFeedback, TULU 3)
     if column is None or is_empty([row.get(extra) for extra in ('history', *ADDED)]):
         return with_columns(row, messages, name)
     return with_columns(row, messages[:-1], column) + messages[-1:]
@@ -801,6 +858,7 @@ def side_of(row, name, asked, column):
 
 def paragraphs_of(text):
     """Anthropic's form: paragraphs that begin with 'Human:' or 'Assistant:' -> messages."""
+    # ['', 'Human', ' Q', 'Assistant', ' A']
     parts = re.split(r'(?:^|\n\n)(Human|Assistant):', text)
     speakers, said = parts[1::2], parts[2::2]
     return [{'role': who.lower(), 'content': words.strip()} for who, words in zip(speakers, said)]
@@ -834,6 +892,7 @@ def prompt_of(row):
     """
     row = plain_row(row)
     check_columns(row)
+    # the first of both columns that says something
     difficulty = level_of(row.get('difficulty'))
     if difficulty is None:
         difficulty = level_of(row.get('level'))
@@ -844,7 +903,7 @@ def prompt_of(row):
 
 def asked_messages(row):
     """The messages that a completion goes on from. Raises Drop."""
-    column = None
+    column = None  # the first that holds something
     for name in ASKED:
         if column is None and not is_empty(row.get(name)):
             column = name
@@ -869,14 +928,17 @@ def is_math(row):
 
 def truth_of(row):
     """What the row gives as the right answer; None without one."""
+    # verl's {'style': 'rule', 'ground_truth': '4'}, which may be stored as a text
     reward_model = row.get('reward_model')
-    if isinstance(reward_model, str):  # stored as a text
+    if isinstance(reward_model, str):
         reward_model = parsed(reward_model)
     if isinstance(reward_model, dict):
         reward_model = reward_model.get('ground_truth')
+    # GSM8K's answer is worked out, and ends in '#### 1,234'
     answer = row.get('answer')
     if is_gsm8k(row):
         answer = str(answer).rpartition('####')[2].replace(',', '').strip()
+    # the first that says something; a solution of MATH counts only by its box
     candidates = [row.get('ground_truth'), reward_model, answer, boxed_answer(row.get('solution'))]
     if not is_math(row):
         candidates.append(row.get('solution'))
@@ -892,6 +954,7 @@ def boxed_answer(solution):
         return None
     if found := boxed(solution):
         return found
+    # some of MATH's solutions have '$\boxed 2$', without braces
     bare = re.search(r'\\boxed ([^$ ]+)', solution)
     return bare[1] if bare else None
 
@@ -899,9 +962,11 @@ def boxed_answer(solution):
 def dataset_of(row):
     """The name of the row's data set."""
     for name in ('dataset', 'data_source'):
+        # open-instruct's rows have a list of one
         value = only_item(row.get(name))
         if not is_empty(value):
             return value
+    # rows of these two say by their shape what they are
     if is_gsm8k(row):
         return 'gsm8k'
     return 'math' if is_math(row) else ''
@@ -909,23 +974,28 @@ def dataset_of(row):
 
 def demonstration_of(row):
     """A reply to learn from, as a text; None without one."""
+    # 1. a column of its own
     shown = None
     for name in ('demonstration', 'target'):
         if shown is None and not is_empty(row.get(name)):
             shown = row[name]
+    # 2. the worked answer of GSM8K, the solution of MATH
     if shown is None and is_gsm8k(row):
         shown = row['answer']
     if shown is None and is_math(row):
         shown = row.get('solution')
+    # 3. one of several
     if shown is None:
         shown = right_demo(row)
     if is_empty(shown):
         return None
+    # of messages the last one is the reply
     return turns(shown, 'assistant')[-1]['content']
 
 
 def right_demo(row):
     """The first of the column demos that demos_corr calls right. None without one."""
+    # Prefix-RFT's rows have several, and say which of them are right
     demos = row.get('demos') or []
     verdicts = row.get('demos_corr') or [True] * len(demos)
     for demo, is_right in zip(demos, verdicts):
