@@ -147,6 +147,8 @@ class Format:
     header: str  # what stands right before a reply
     earlier_opening: str  # what the template itself puts before the words of an earlier reply
     last_opening: str  # and of the last one: '<think>\n\n</think>\n\n' (Qwen3), a channel (gpt-oss)
+    before_thoughts: str  # what the template puts before the thoughts of a last reply
+    behind_thoughts: str  # and between them and the words
     is_stable: bool  # whether a conversation begins with the prompt of each of its replies
 
 
@@ -203,12 +205,31 @@ class Chat:
         return self.rendered(self.marked(messages), prompt)
 
     def marked(self, messages):
-        """Copies of the messages in which what spells a control token is marked."""
+        """Copies of the messages as the template takes them, what spells a control token marked."""
         copies = []
         for message in messages:
             role = message['role']
-            copies.append({'role': role, 'content': self.mark(message['content'], role)})
+            content = self.mark(message['content'], role)
+            thoughts = ''
+            if role == 'assistant' and self.takes_thoughts_apart:
+                thoughts, content = thoughts_and_words(content)
+            copies.append(message_with(role, content, thoughts))
         return copies
+
+    @functools.cached_property
+    def takes_thoughts_apart(self):
+        """Whether the template wants thoughts in a field of their own, and not in the content.
+
+        Most templates look for </think> in the content. To gpt-oss's it is a text like any other.
+        """
+        asked = {'role': 'user', 'content': 'ask'}
+        inside = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply'}
+        apart = message_with('assistant', 'reply', 'reason')
+        try:
+            texts = [self.rendered([asked, reply]) for reply in (inside, apart)]
+        except Drop:
+            return False
+        return 'reason' in texts[1] and texts[0].count('</think>') > texts[1].count('</think>')
 
     # control tokens
 
@@ -217,8 +238,9 @@ class Chat:
         """Text of each control token -> its id."""
         control = {}
         for token_id, token in self.added.items():
-            # tokens for words, blanks or tools are not control, even if they were added
-            if token.special or token.content in self.written:
+            # words and white space that were added are no control: Gemma's newlines
+            looks_like_a_mark = re.fullmatch(r'[^\w\s](.*[^\w\s])?', token.content, re.DOTALL)
+            if token.special or (looks_like_a_mark and token.content in self.written):
                 control[token.content] = token_id
         return control
 
@@ -321,15 +343,20 @@ class Chat:
                 openings.append(text[len(prompt):words])
             # 2. the last prompt without what opens the reply
             without = self.rendered(messages[:-1])
+            # 3. the last reply with thoughts
+            thoughtful = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply 2'}
+            text = self.render([*messages[:-1], thoughtful])
+            before, _, behind = text.removeprefix(prompt).partition('reason')
+            behind = behind.partition('reply 2')[0]
         except Drop:
             return None
-        # 3. a reply follows what opens the assistant's turn; in some templates the end of the user's does
+        # 4. a reply follows what opens the assistant's turn; in some templates the end of the user's does
         header = prompt.removeprefix(without)
         if not prompt.startswith(without) or not header:
             header = prompt.rpartition('ask 2')[2]
-        # 4. earlier replies are written alike, or it is not known how
+        # 5. earlier replies are written alike, or it is not known how
         is_stable = is_stable and bool(header) and openings[0] == openings[1]
-        return Format(header, openings[0], openings[2], is_stable)
+        return Format(header, openings[0], openings[2], before, behind, is_stable)
 
     # encoding
 
@@ -388,7 +415,11 @@ class Chat:
         texts = []
         for pieces in conversations:
             texts.append(pieces[0])
-            texts += [self.lead + piece for piece in pieces[1:]]
+            for before, piece in zip(pieces, pieces[1:]):
+                # what a token takes of the white space behind it has no token of its own
+                if self.some_take_space and self.takes_space(before):
+                    piece = piece.lstrip()
+                texts.append(self.lead + piece)
         # 2. all at once, as that is fast; what is marked is encoded again below
         all_ids = iter(self.ids_of(texts))
         encoded = []
@@ -415,14 +446,16 @@ class Chat:
 
     def ends_in_control(self, piece):
         """Whether the last token of a piece is control."""
-        without_space = piece.rstrip()
-        for name, token_id in self.control.items():
-            if piece.endswith(name):
-                return True
-            # some tokens take the white space behind them
-            if self.added[token_id].rstrip and without_space.endswith(name):
-                return True
-        return False
+        return piece.endswith(tuple(self.control)) or self.takes_space(piece)
+
+    @functools.cached_property
+    def some_take_space(self):
+        """The control tokens that take the white space behind them (Phi's)."""
+        return tuple(name for name, token_id in self.control.items() if self.added[token_id].rstrip)
+
+    def takes_space(self, piece):
+        """Whether the last token of a piece takes the white space behind it."""
+        return piece.rstrip().endswith(self.some_take_space)
 
     def encode_together(self, pieces):
         """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
@@ -551,6 +584,23 @@ class Chat:
 def render(tokenizer, messages, prompt=False):
     """Chat.render for one conversation."""
     return Chat(tokenizer).render(messages, prompt)
+
+
+def thoughts_and_words(content):
+    """A reply -> its thoughts without their marks, and the words behind them; '' without thoughts."""
+    for opening, closing in THINKING_MARKS.items():
+        if closing in content:
+            thoughts, _, words = content.partition(closing)
+            return thoughts.replace(opening, '').strip(), words.lstrip()
+    return '', content
+
+
+def message_with(role, content, thoughts):
+    """A message with its thoughts under the names by which templates look for them."""
+    message = {'role': role, 'content': content}
+    if thoughts:
+        message.update(reasoning_content=thoughts, thinking=thoughts)
+    return message
 
 
 def one_of(names):

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 import verify
-from chat import BEGIN, CLOSE, OPEN, Chat, bare
+from chat import BEGIN, CLOSE, OPEN, Chat, bare, thoughts_and_words
 # for those who import data.py: what they need of a tokenizer
 from chat import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, load_tokenizer, render, stop_ids  # noqa: F401
 from configurator import RANK, UserError
@@ -56,23 +56,18 @@ class Span(NamedTuple):
     end: int
 
 
+class Piece(NamedTuple):
+    """A part of a conversation that is tokenised on its own."""
+    text: str  # as Chat.render marks it
+    is_trained: bool
+
+
 @dataclass
 class Layout:
-    """A conversation as a text, and where in it the trained replies are."""
+    """A conversation, cut into pieces."""
     text: str  # as Chat.render marks it
-    spans: list  # Span of each trained reply, its end-of-turn token included
+    pieces: list  # Pieces: what is before a reply, the reply, what is before the next, ..., the rest
     n_untrained: int = 0  # replies that the row wants trained and that are not
-
-    def pieces(self):
-        """The text cut at the borders of the spans: prompt, reply, text between, reply, ..., rest."""
-        pieces = []
-        place = 0
-        for span in self.spans:
-            pieces.append(self.text[place:span.begin])
-            pieces.append(self.text[span.begin:span.end])
-            place = span.end
-        pieces.append(self.text[place:])
-        return pieces
 
 
 def lay_out(chat, messages, trained):
@@ -84,16 +79,36 @@ def lay_out(chat, messages, trained):
     last = trained[-1]
     text = chat.render(messages)
     prompt = chat.render(messages[:last], prompt=True)
-    # a few templates write a conversation in another way than a prompt: what counts is the prompt
-    if not text.startswith(prompt):
-        text, span = behind_prompt(chat, messages, last, text, prompt)
-        return Layout(text, [span], n_untrained=len(trained) - 1)
     # 1. the last reply goes on from the prompt that a rollout would have
-    span = last_span(chat, messages[last]['content'], text, prompt)
-    # 2. earlier replies are found with one more rendering, however many there are
-    earlier = earlier_spans(chat, messages, trained[:-1], text)
-    n_untrained = len(trained) - 1 - len(earlier)
-    return Layout(text, [*earlier, span], n_untrained)
+    if text.startswith(prompt):
+        span = last_span(chat, messages[last]['content'], text, prompt)
+        earlier = earlier_spans(chat, messages[:last], prompt)
+    # a few templates write a conversation in another way than a prompt: what counts is the prompt
+    else:
+        text, span = behind_prompt(chat, messages, last, text, prompt)
+        earlier = {}
+    # 2. of the earlier replies those are trained that the row wants trained
+    spans = {**earlier, last: span}
+    found = [i for i in trained if i in spans]
+    return Layout(text, pieces_of(text, spans, found), n_untrained=len(trained) - len(found))
+
+
+def lay_out_prompt(chat, messages):
+    """The same for a prompt, in which nothing is trained: its pieces are those of a row that has it."""
+    text = chat.render(messages, prompt=True)
+    return Layout(text, pieces_of(text, earlier_spans(chat, messages, text), []))
+
+
+def pieces_of(text, spans, trained):
+    """The text cut at the borders of its replies. spans: {index of a message: Span}, in order."""
+    pieces = []
+    place = 0
+    for i, span in spans.items():
+        pieces.append(Piece(text[place:span.begin], False))
+        pieces.append(Piece(text[span.begin:span.end], i in trained))
+        place = span.end
+    pieces.append(Piece(text[place:], False))
+    return pieces
 
 
 def last_span(chat, content, text, prompt):
@@ -140,7 +155,13 @@ def check_reply(chat, said, content, prompt):
         block = re.match(r'(<(\w+)></\2>)?', said)[0]
         if said in (block + want, bare(usable_opening(chat)) + want):
             return
-    # 3. without its beginning, which the prompt has written already
+    # 3. thoughts and words in the places that the template has for them
+    form = chat.formats[False]
+    if form is not None and has_thoughts(want):
+        thoughts, words = thoughts_and_words(content)
+        if said == bare(form.before_thoughts + thoughts + form.behind_thoughts + words):
+            return
+    # 4. without its beginning, which the prompt has written already
     if said and want.endswith(said) and (bare(prompt) + said).endswith(want):
         return
     raise Drop(why_not(said, want, prompt))
@@ -187,7 +208,7 @@ def words_of(content):
     return Span(begin, len(content.rstrip()))
 
 
-def places_of(chat, messages, indices, text):
+def places_of(chat, messages, indices, text, prompt=False):
     """Span in the text of the words of each of these messages; None if it is unclear.
 
     The conversation is rendered once more, with marks around the words. Without its marks it must be
@@ -203,7 +224,7 @@ def places_of(chat, messages, indices, text):
         before, after = content[:words.begin], content[words.end:]
         marked[i]['content'] = before + OPEN + content[words.begin:words.end] + CLOSE + after
     # 2. cut the text at the marks: between, words, between, words, ..., between
-    parts = re.split(f'[{OPEN}{CLOSE}]', chat.rendered(marked))
+    parts = re.split(f'[{OPEN}{CLOSE}]', chat.rendered(marked, prompt))
     is_whole = len(parts) == 2 * len(indices) + 1
     if not is_whole or ''.join(parts) != text:
         return None
@@ -217,18 +238,23 @@ def places_of(chat, messages, indices, text):
     return places
 
 
-def earlier_spans(chat, messages, trained, text):
-    """Span of each earlier reply that can be shown to be right."""
+def earlier_spans(chat, messages, text):
+    """{index: Span} of the replies in a prompt that can be shown to be right. text: the rendered prompt."""
+    replies = []
+    for i, message in enumerate(messages):
+        if message['role'] == 'assistant' and message['content'].strip():
+            replies.append(i)
     # a template that writes an earlier turn in another way than a prompt would train what is never asked
-    form = chat.format_of(messages)
-    if not trained or form is None or not form.is_stable:
-        return []
-    places = places_of(chat, messages, trained, text)
+    form = chat.format_of(messages) if replies else None
+    if form is None or not form.is_stable:
+        return {}
+    # one more rendering finds them all, however many there are
+    places = places_of(chat, messages, replies, text, prompt=True)
     if places is None:
-        return []
-    spans = []
+        return {}
+    spans = {}
     last_end = 0  # of the reply before
-    for i, words in zip(trained, places):
+    for i, words in zip(replies, places):
         # 1. the reply begins behind the nearest header
         header = text.rfind(form.header, last_end, words.begin)
         if header < 0:
@@ -243,7 +269,7 @@ def earlier_spans(chat, messages, trained, text):
         want = bare(messages[i]['content'])
         if said in (want, bare(form.earlier_opening) + want, '<think>' + want):
             last_end = end_of(chat, found, text)
-            spans.append(Span(begin, last_end))
+            spans[i] = Span(begin, last_end)
     return spans
 
 
@@ -276,12 +302,10 @@ def behind_prompt(chat, messages, last, text, prompt):
     return prompt + text[begin:], span
 
 
-def mask_of(pieces):
-    """The ids of the pieces of a layout -> ids (T,) int32, mask (T,) bool."""
-    ids = np.array(list(itertools.chain.from_iterable(pieces)), np.int32)
-    # every second piece is a trained reply
-    is_reply = np.arange(len(pieces)) % 2 == 1
-    mask = np.repeat(is_reply, [len(piece) for piece in pieces])
+def mask_of(pieces_ids, are_trained):
+    """The ids of each piece, and whether it is trained -> ids (T,) int32, mask (T,) bool."""
+    ids = np.array(list(itertools.chain.from_iterable(pieces_ids)), np.int32)
+    mask = np.repeat(are_trained, [len(piece_ids) for piece_ids in pieces_ids])
     return ids, mask
 
 
@@ -436,24 +460,24 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     eos = [tokenizer.eos_token_id]
 
     def read(row):
-        """Whether it is a document, its pieces, and notes for the report."""
+        """Which pieces are trained (None: a document), the pieces' texts, and notes for the report."""
         example = example_of(row)
         if example.document is not None:
-            return True, [[chat.mark(example.document)]], []
+            return None, [[chat.mark(example.document)]], []
         messages = example.messages
-        trained = trained_turns(messages, example.first)
-        layout = lay_out(chat, messages, trained)
+        layout = lay_out(chat, messages, trained_turns(messages, example.first))
+        texts, are_trained = zip(*layout.pieces)
         notes = notes_of(messages, layout.text, layout.n_untrained, example.notes)
-        return False, [layout.pieces()], notes
+        return are_trained, [texts], notes
 
     examples = []
-    for where, is_document, (pieces,) in tokenised(rows, chat, report, read):
-        if is_document:
-            # all of it is trained, and that it ends
-            (document,) = pieces
-            pieces = [bos, document + eos]
+    for where, are_trained, (pieces,) in tokenised(rows, chat, report, read):
+        if are_trained is None:
+            # all of a document is trained, and that it ends
+            pieces = [bos, *pieces, eos]
+            are_trained = [False, True, True]
         try:
-            ids, mask = fit(*mask_of(pieces), max_length, overlong)
+            ids, mask = fit(*mask_of(pieces, are_trained), max_length, overlong)
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
@@ -473,20 +497,22 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     report = new_report(len(rows))
 
     def read(row):
-        """Nothing, the pieces of both sides, and notes for the report."""
+        """Which pieces of each side are trained, the pieces' texts, and notes for the report."""
         pair = pair_of(row)
         check_pair(pair)
         # only the last turn of each side is compared, and so trained
         chosen = lay_out(chat, pair.chosen, [len(pair.chosen) - 1])
         rejected = lay_out(chat, pair.rejected, [len(pair.rejected) - 1])
+        chosen_texts, chosen_trained = zip(*chosen.pieces)
+        rejected_texts, rejected_trained = zip(*rejected.pieces)
         notes = notes_of(pair.chosen, chosen.text, 0, pair.notes)
-        return None, [chosen.pieces(), rejected.pieces()], notes
+        return (chosen_trained, rejected_trained), [chosen_texts, rejected_texts], notes
 
     pairs = []
-    for where, _, (chosen, rejected) in tokenised(rows, chat, report, read):
+    for where, (chosen_trained, rejected_trained), (chosen, rejected) in tokenised(rows, chat, report, read):
         try:
-            chosen = Side(*fit(*mask_of(chosen), max_length, overlong))
-            rejected = Side(*fit(*mask_of(rejected), max_length, overlong))
+            chosen = Side(*fit(*mask_of(chosen, chosen_trained), max_length, overlong))
+            rejected = Side(*fit(*mask_of(rejected, rejected_trained), max_length, overlong))
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
@@ -568,13 +594,13 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         prompt = {
             'truth': truth, 'kind': row_kind, 'text': messages[-1]['content'],
             'demonstration': asked.demonstration, 'difficulty': asked.difficulty, 'messages': messages}
-        # one piece: a rollout goes on from the tokens of the whole prompt
-        text = chat.render(messages, prompt=True)
-        return prompt, [[text]], notes_of(messages, text, 0, asked.notes)
+        layout = lay_out_prompt(chat, messages)
+        texts = [piece.text for piece in layout.pieces]
+        return prompt, [texts], notes_of(messages, layout.text, 0, asked.notes)
 
     prompts = []
     for where, prompt, (pieces,) in tokenised(rows, chat, report, read):
-        (ids,) = pieces
+        ids = list(itertools.chain.from_iterable(pieces))
         if len(ids) > max_prompt_tokens:
             count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
             continue
