@@ -406,10 +406,13 @@ def parsed(text):
 
 def is_empty(value):
     """Whether a column says nothing: null, '', [], {}, the text of one of them, or only such values."""
-    # files store lists and dicts as texts, too
     if isinstance(value, str):
         text = value.strip()
-        return text in ('', '[]', '{}', 'null', 'None')
+        # files store lists and dicts as texts, too
+        if text.startswith(('[', '{')) and len(text) < 1000:
+            value = parsed(text)
+            return value is not None and is_empty(value)
+        return text in ('', 'null', 'None')
     if isinstance(value, dict):
         return all(is_empty(item) for item in value.values())
     if isinstance(value, list):
@@ -502,14 +505,15 @@ def turns(value, role):
 
 def stored_messages(text):
     """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises Drop."""
-    # a list of dicts, or a dict, that begins with a message's keys
-    looks_stored = re.match(r"""\s*\[?\s*\{\s*['"](role|from|content|value)['"]\s*:""", text)
-    if not looks_stored:
+    # a list of dicts, or a dict, with a key for who speaks
+    if not re.match(r"""\s*\[?\s*\{\s*['"]""", text) or not re.search(r"""['"](role|from)['"]\s*:""", text):
         return None
-    # text that begins so and is no list was cut, or printed by numpy without its commas
     value = parsed(text)
     if value is None:
-        raise Drop('messages are stored as a text that is neither JSON nor Python')
+        # a list of messages that was cut, or printed by numpy without its commas
+        if re.match(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]""", text):
+            raise Drop('messages are stored as a text that is neither JSON nor Python')
+        return None
     messages = [value] if isinstance(value, dict) else value
     # a reply may be such a list too, of other things: then it is what somebody said
     for message in messages:
@@ -671,6 +675,9 @@ def with_columns(row, messages, asked=None):
 def unused_columns(row, messages):
     """Notes for the report: columns that hold something, and that this row's shape does not use."""
     notes = []
+    for name in THOUGHTS:
+        if name in row and not is_empty(row[name]):
+            notes.append(f'column {name} is not used: thoughts belong into the messages')
     # the columns that with_columns leaves alone where the messages have a system turn
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
@@ -711,10 +718,10 @@ def example_of(row):
         example = adapter(row)
         if example is not None:
             return example
-    # a known shape whose columns are null in this row is no reason to stop
+    # a known shape whose columns are empty in this row is no reason to stop
     known = [('messages',), ('conversations',), ('text',), *PAIRS]
     if any(set(names) <= set(columns) for names in known):
-        raise Drop('the columns to train on are null')
+        raise Drop('the columns to train on are empty')
     pairs = ', '.join('+'.join(pair) for pair in PAIRS)
     raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(columns)}; known are messages, '
                     f'conversations, text, {pairs}')
@@ -728,7 +735,7 @@ def example_of_messages(row):
     history beside the messages. None for a row without messages.
     """
     for name in ('messages', 'conversations'):
-        if name in row:
+        if name in row and not is_empty(row[name]):
             # a plain text is no conversation
             value = parsed_list(row[name], name)
             messages = with_columns(row, turns(value, 'assistant'), name)
@@ -843,7 +850,7 @@ def side_of(row, name, asked, column):
     """The conversation of one side, what is asked included."""
     value = row[name]
     # without a prompt of its own a text is a whole conversation
-    if isinstance(value, str) and not asked:
+    if isinstance(value, str) and not asked and stored_messages(value) is None:
         value = paragraphs_of(value)
     messages = turns(value, 'assistant')
     if messages and messages[0]['role'] == 'assistant':
