@@ -236,11 +236,12 @@ class Chat:
     @functools.cached_property
     def control(self):
         """Text of each control token -> its id."""
+        source = str(self.tokenizer.chat_template)
         control = {}
         for token_id, token in self.added.items():
             # words and white space that were added are no control: Gemma's newlines
             looks_like_a_mark = re.fullmatch(r'[^\w\s](.*[^\w\s])?', token.content, re.DOTALL)
-            if token.special or (looks_like_a_mark and token.content in self.written):
+            if token.special or (looks_like_a_mark and token.content in source + self.written):
                 control[token.content] = token_id
         return control
 
@@ -273,8 +274,10 @@ class Chat:
 
     @functools.cached_property
     def reply_pattern(self):
-        """The same for replies, in which the marks of thinking are what they spell."""
-        return one_of(name for name in self.control if name.strip() not in THINKING)
+        """The same for replies, in which the marks of thoughts and of tool calls are what they spell."""
+        marks_of_turns = [name for name, token_id in self.control.items()
+                          if self.added[token_id].special or name in self.written]
+        return one_of(name for name in marks_of_turns if name.strip() not in THINKING)
 
     def mark(self, text, role='user'):
         """The text with what spells a control token between BEGIN and END.
@@ -464,7 +467,7 @@ class Chat:
         """
         text = ''.join(pieces)
         if BEGIN in text:
-            raise Drop(SPELLED)
+            return self.encode_marked_together(pieces)
         encoding = self.core.encode(text, add_special_tokens=False)
         starts = [start for start, _ in encoding.offsets]  # first character of each token
         ends = [end for _, end in encoding.offsets]
@@ -484,6 +487,20 @@ class Chat:
                 raise Drop(MERGED)
         return [encoding.ids[begin:end] for begin, end in zip(cuts, cuts[1:])]
 
+    def encode_marked_together(self, pieces):
+        """The same for a text with marks, of whose tokens it is not known where they stand."""
+        whole = self.encode_marked(''.join(pieces))
+        ids = []
+        n_before = 0
+        for n in range(1, len(pieces) + 1):
+            # what stands before a cut must have the same ids on its own
+            beginning = self.encode_marked(''.join(pieces[:n]))
+            if beginning != whole[:len(beginning)]:
+                raise Drop(MERGED)
+            ids.append(beginning[n_before:])
+            n_before = len(beginning)
+        return ids
+
     def encode_marked(self, marked, is_first=True):
         """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
 
@@ -500,19 +517,28 @@ class Chat:
                 parts.append((j % 2 == 1, part))
 
         # 2. neighbouring texts are one text: a mark must not change how words are cut into tokens
-        ids = []
+        groups = []  # (whether they are control, texts)
         for is_control, group in itertools.groupby(parts, key=lambda part: part[0]):
             texts = [text for _, text in group]
+            groups.append((is_control, texts if is_control else [''.join(texts)]))
+
+        # 3. encode; some control tokens take the white space before or behind them
+        ids = []
+        for i, (is_control, texts) in enumerate(groups):
             if is_control:
                 ids += [self.control[text] for text in texts]
                 continue
-            text = ''.join(texts)
-            # some control tokens take the white space behind them
-            before = self.added.get(ids[-1]) if ids else None
-            if before is not None and before.rstrip:
+            (text,) = texts
+            if i > 0 and self.flags(groups[i - 1][1][-1]).rstrip:
                 text = text.lstrip()
+            if i + 1 < len(groups) and self.flags(groups[i + 1][1][0]).lstrip:
+                text = text.rstrip()
             ids += self.text_ids(text, is_first and not ids)
         return ids
+
+    def flags(self, name):
+        """The AddedToken of a control token."""
+        return self.added[self.control[name]]
 
     def text_ids(self, text, is_first):
         """The ids of a text in which nothing is control."""
@@ -529,14 +555,7 @@ class Chat:
     @functools.cached_property
     def text_core(self):
         """The tokenizer without control tokens; OPEN is one, to stand before a piece."""
-        # tokenizers have no way to forget a token: the file that describes one is changed
-        written = json.loads(self.core.to_str())
-        written['added_tokens'] = [
-            token for token in written['added_tokens'] if token['content'] not in self.control]
-        written['post_processor'] = None
-        core = Tokenizer.from_str(json.dumps(written))
-        core.add_special_tokens([OPEN])
-        return core
+        return core_without(self.tokenizer, frozenset(self.control))
 
     @functools.cached_property
     def from_text_core(self):
@@ -579,6 +598,18 @@ class Chat:
         page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
         (ids,) = self.ids_of([page])
         return bare(self.decoded(ids)) == bare(page)
+
+
+@functools.lru_cache(4)
+def core_without(tokenizer, names):
+    """The tokenizer without these added tokens. It is kept, because making one takes seconds."""
+    # tokenizers have no way to forget a token: the file that describes one is changed
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    written['added_tokens'] = [token for token in written['added_tokens'] if token['content'] not in names]
+    written['post_processor'] = None
+    core = Tokenizer.from_str(json.dumps(written))
+    core.add_special_tokens([OPEN])
+    return core
 
 
 def render(tokenizer, messages, prompt=False):

@@ -40,11 +40,11 @@ NO_END = 'no end-of-turn token after the reply in the chat template'
 REWRITES = 'the chat template rewrites the content of the reply'
 THOUGHTS_NEEDED = (
     'the chat template opens thoughts in the prompt and the reply has none: take rows with thoughts '
-    '(<think>...</think> or reasoning_content), or a training template, '
-    '--chat_template=config/qwen3_training.jinja')
+    '(<think>...</think> or reasoning_content), or a training template, --chat_template=FILE '
+    '(config/ has qwen3_training.jinja, r1_training.jinja)')
 THOUGHTS_LOST = (
     'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
-    '--chat_template=config/qwen3_training.jinja')
+    '--chat_template=FILE (config/ has qwen3_training.jinja, r1_training.jinja)')
 # what the report notes of rows that are kept
 NOT_TRAINED = 'assistant turns are not trained: the chat template writes them in another way than in a prompt'
 NO_SYSTEM = 'system messages are not rendered by the chat template'
@@ -282,19 +282,19 @@ def behind_prompt(chat, messages, last, text, prompt):
     # 1. where the turn before and the reply stand
     content = messages[last]['content']
     reason = why_not('', bare(content), prompt)
+    form = chat.format_of(messages)
     places = places_of(chat, messages, [last - 1, last], text)
-    if places is None:
+    if form is None or places is None:
         raise Drop(reason)
     asked, words = places
     found = chat.end_pattern.search(text, words.end)
     if found is None:
         raise Drop(NO_END)
-    # 2. prompt and conversation have in common the turn before, and what opens the reply
-    begin = words.begin
-    while begin > asked.end and not prompt.endswith(text[asked.begin:begin]):
-        begin -= 1
-    if begin == asked.end:
+    # 2. the reply begins behind its header, which the prompt ends with
+    header = text.rfind(form.header, asked.end, words.begin)
+    if header < 0 or not prompt.endswith(form.header):
         raise Drop(reason)
+    begin = header + len(form.header)
     # 3. from there on it is the reply
     check_reply(chat, text[begin:found.start()], content, prompt)
     end = end_of(chat, found, text)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from configurator import UserError
 from conftest import before_loop, inside, read_log
-from data import byte_tokenizer, random_stream, rl_prompts, sft_examples
+from data import TEMPLATE, byte_tokenizer, random_stream, rl_prompts, sft_examples
 from test_scripts import same
 
 FLAGS = ['--eval_prompts=', '--max_new_tokens=24', '--micro_batch_tokens=300']
@@ -453,6 +453,25 @@ def test_rows_without_demonstration_and_too_long(monkeypatch, start_model, tmp_p
         output = capfd.readouterr().out
         assert demonstrations in output and prompts in output
         assert ('longer than max_length=40' in output) == ('--overlong=cut' not in more)
+
+
+@pytest.mark.parametrize('script', ['hpt.py', 'prefix_rft.py'])
+def test_demonstrations_that_the_template_does_not_take(monkeypatch, start_model, tmp_path, capfd, script):
+    """They are counted and obey without_demonstration, like rows that have none; none left is one line."""
+    rows = [{'prompt': f'1+{i}', 'answer': str(1 + i), 'dataset': 'sums', 'demonstration': f'{i} #### {1 + i}'} for i in range(4)]
+    (tmp_path / 'r.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    # a template that opens thoughts, which no demonstration has
+    template = TEMPLATE.replace("{{ '<|assistant|>' }}", "{{ '<|assistant|><think>' }}")
+    (tmp_path / 'thinks.jinja').write_text(template)
+    flags = [*RUN, *FLAGS, f'--data={tmp_path}/r.jsonl', f'--model={start_model}', f'--chat_template={tmp_path}/thinks.jinja', '--max_steps=1']
+    with pytest.raises(UserError, match=r'4 rows have no demonstration that can be used, 4 of them \(first .*r.jsonl:1\) for: .*opens thoughts'):
+        before_loop(monkeypatch, script, *flags, f'--out_dir={tmp_path}/a')
+    with pytest.raises(UserError, match='no row is left, because none has a demonstration that can be used, 4 of them .*=rl'):
+        before_loop(monkeypatch, script, *flags, '--without_demonstration=drop', f'--out_dir={tmp_path}/b')
+    capfd.readouterr()
+    before_loop(monkeypatch, script, *flags, '--without_demonstration=rl', f'--out_dir={tmp_path}/c')
+    output = capfd.readouterr().out
+    assert '0 prompts have a demonstration' in output and '0/4 rows' in output and 'opens thoughts' in output
 
 
 @pytest.mark.parametrize('row, demonstration', [

@@ -516,6 +516,25 @@ def test_a_template_that_asks_for_the_date_is_told_of(monkeypatch, tmp_path, cap
     assert capsys.readouterr().out == ''
 
 
+def test_the_day_is_a_knob_and_is_saved_with_the_model(tmp_path, capsys):
+    """Llama 3.1's template takes the day as a variable, Llama 3.2's asks for it."""
+    for day in ("strftime_now('%d %b %Y')", 'date_string'):
+        file = tmp_path / 'dated.jinja'
+        file.write_text("{{ " + day + " }}" + TEMPLATE)
+        capsys.readouterr()
+        messages = [{'role': 'user', 'content': 'Q'}]
+        tokenizer = data.load_tokenizer('tiny', str(file), '2025-02-28')
+        assert data.render(tokenizer, messages) == '28 Feb 2025<|user|>Q<|end|>'
+        assert ('always told 28 Feb 2025' in capsys.readouterr().out) == (day != 'date_string')
+        tokenizer.save_pretrained(tmp_path / 'model')
+        assert data.render(data.load_tokenizer(str(tmp_path / 'model')), messages).startswith('28 Feb 2025')
+        again = data.load_tokenizer(str(tmp_path / 'model'), '', '2025-03-01')
+        assert data.render(again, messages).startswith('01 Mar 2025')
+        assert data.render(data.load_tokenizer('tiny', str(file)), messages).startswith('26 Jul 2024')
+    with pytest.raises(UserError, match='2025-02-29'):
+        data.load_tokenizer('tiny', '', '2025-02-29')
+
+
 def test_of_several_templates_the_default_one_counts(tmp_path, capsys):
     tokenizer = byte_tokenizer()
     dated = "{{ strftime_now('%d %b %Y') }}" + TEMPLATE
