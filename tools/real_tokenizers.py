@@ -524,7 +524,7 @@ def jsonl(name):
 
 SPACED = ['\n\nhello', '\nhello', ' hello', '    return 1\n', '\thello', '  \n hello', 'hello\n', 'hello  ',
           'hello \n\n', '\n hello \n']
-UNICODE = ['你好，世界', 'e\u0301 and é', '👩\u200d👩\u200d👧 ok', 'مرحبا', '1\u00a0000 \u2028 x', 'ﬁ ½ ²', '▁Ġ']
+UNICODE = ['你好，世界', 'e\u0301 and é', '👩\u200d👩\u200d👧 ok', 'مرحبا', '1\u00a0000 \u2028 x', 'ﬁ ½ ²', 'Ġ']
 THOUGHTS = ['<think>\nTwo and two.\n</think>\n\nIt is 4.', '<think>\nOne.\n\nTwo.\n</think>\n\n4',
             '<think>x</think>y']
 HALF = ['Two and two.\n</think>\n\nIt is 4.']  # the template's prompt opened the thoughts
@@ -581,7 +581,7 @@ def split_at_mask(example):
     return spans
 
 
-def judge_mask(tokenizer, example, content, stops):
+def judge_mask(tokenizer, example, content, stops, template):
     """What the last trained stretch holds: 'exact', 'trimmed' (white space at an end), 'think' (and a think block
     of the template's), or 'wrong'."""
     ids = example['ids'].tolist()
@@ -599,9 +599,12 @@ def judge_mask(tokenizer, example, content, stops):
         return 'exact'
     if said.strip() == content.strip():
         return 'trimmed'
+    opening = said.removesuffix(content)
+    if opening != said and opening in template:
+        return 'channel'
     said, content = (''.join(text.split()) for text in (said, content))
     opened_by_prompt = '</think>' in said and content.endswith(said)
-    if said == '<think></think>' + content or said == content or opened_by_prompt:
+    if said in ('<think></think>' + content, '<think>' + content, content) or opened_by_prompt:
         return 'think'
     return 'wrong'
 
@@ -620,7 +623,7 @@ def check(name):
     control_ids = set(tokenizer.convert_tokens_to_ids(controls))
     found = {'name': name, **read_json(f'{folder}/SOURCE.json'), 'vocabulary': len(tokenizer), 'rows': {}, 'kept': {},
              'dropped': {}, 'apart': 0, 'rendered apart': 0, 'ids': [0, 0], 'mask': collections.Counter(),
-             'prompt': [0, 0], 'control': [0, 0], 'stops': tokenizer.convert_ids_to_tokens(stops), 'wrong': []}
+             'prompt': [0, 0], 'control': [0, 0], 'stops': tokenizer.convert_ids_to_tokens(stops), 'wrong': [], 'text': template}
     for kind, chats in rows_of(typed).items():
         rows = [{'messages': messages, '_where': f'{kind}:{i}'} for i, messages in enumerate(chats)]
         found['rows'][kind] = len(rows)
@@ -633,49 +636,62 @@ def check(name):
         except Exception as error:
             kept, report = [], {'dropped': {f'CRASH {type(error).__name__}: {error}': [len(rows), f'{kind}:0']}}
         found['kept'][kind] = len(kept)
-        for reason, (n, where) in report['dropped'].items():
+        for reason, (n, _where) in report['dropped'].items():
             one = found['dropped'].setdefault(reason, {})
             one[kind] = one.get(kind, 0) + n
         by_place = {row['_where']: row['messages'] for row in rows}
+        prompts = prompts_of(data, tokenizer, by_place)
+        plain = {}  # rows that spell nothing out
+        if kind == 'control' and kept:
+            plain_rows = [{'_where': row['_where'], 'messages': [{**m, 'content': 'x'} for m in row['messages']]}
+                          for row in rows]
+            plain = {x['where']: x['ids'].tolist() for x in data.sft_examples(plain_rows, tokenizer, 100000)[0]}
         for example in kept:
-            judge(data, tokenizer, kind, by_place[example['where']], example, stops, control_ids, found)
+            where = example['where']
+            judge(tokenizer, kind, by_place[where], example, prompts.get(where), plain.get(where), stops,
+                  control_ids, found)
     found['mask'] = dict(found['mask'])
+    del found['text']
     return found
 
 
-def judge(data, tokenizer, kind, messages, example, stops, control_ids, found):
+def prompts_of(data, tokenizer, by_place):
+    """{place: ids of the prompt in reinforcement learning} of conversations without their last reply."""
+    rows = [{'messages': messages[:-1], 'answer': '1', 'dataset': 'math', '_where': where}
+            for where, messages in by_place.items() if messages[-2]['role'] == 'user']
+    try:
+        prompts, _ = data.rl_prompts(rows, tokenizer, 100000)
+    except UserError:  # all are dropped
+        return {}
+    return {prompt['where']: prompt['ids'] for prompt in prompts}
+
+
+def judge(tokenizer, kind, messages, example, prompt, plain_ids, stops, control_ids, found):
+    """Count in `found` what is right and wrong in one example."""
     ids = example['ids'].tolist()
     where = example['where']
 
     def wrong(what, *more):
         found['wrong'].append(f'{where}: {what} ' + ' '.join(repr(x)[:200] for x in more))
-    # what the prompt's tokens are in reinforcement learning
-    prompts = None
-    try:
-        row = {'messages': messages[:-1], 'answer': '1', 'dataset': 'math', '_where': where}
-        prompts, _ = data.rl_prompts([row], tokenizer, 100000)
-    except UserError:
-        found['no prompt'] = found.get('no prompt', 0) + 1
     first = split_at_mask(example)[-1][0]
-    if prompts and messages[-2]['role'] != 'assistant':
-        same = prompts[0]['ids'] == ids[:first]
+    if prompt:
+        same = prompt == ids[:first]
         found['prompt'][0] += same
         found['prompt'][1] += 1
         if not same:
-            wrong('prompt', tokenizer.decode(prompts[0]['ids'][-6:]), tokenizer.decode(ids[max(0, first - 6):first + 2]))
+            near = ids[max(0, first - 6):first + 2]
+            wrong('prompt', tokenizer.decode(prompt[-6:]), tokenizer.decode(near))
     if kind == 'control':
         spelled = [i for i in ids if i in control_ids]
-        plain = [{**m, 'content': 'x'} for m in messages]
-        plain_ids = data.sft_examples([{'messages': plain, '_where': where}], tokenizer, 100000)[0][0]['ids'].tolist()
-        same = spelled == [i for i in plain_ids if i in control_ids]
-        found['control'][0] += same
+        expected = [i for i in plain_ids if i in control_ids]
+        found['control'][0] += spelled == expected
         found['control'][1] += 1
-        if not same:
-            extra = collections.Counter(spelled) - collections.Counter(i for i in plain_ids if i in control_ids)
+        if spelled != expected:
+            extra = collections.Counter(spelled) - collections.Counter(expected)
             wrong('control', tokenizer.convert_ids_to_tokens(list(extra)))
     thought = messages[-1].get('reasoning_content')
     content = f'<think>\n{thought}\n</think>\n\n' if thought else ''
-    verdict = judge_mask(tokenizer, example, content + messages[-1]['content'], stops)
+    verdict = judge_mask(tokenizer, example, content + messages[-1]['content'], stops, found['text'])
     found['mask'][verdict] += 1
     if verdict == 'wrong':
         a, b = split_at_mask(example)[-1]
@@ -695,8 +711,9 @@ def judge(data, tokenizer, kind, messages, example, stops, control_ids, found):
         found['ids'][0] += same
         found['ids'][1] += 1
         if not same:
-            i = next((i for i, (a, b) in enumerate(zip(original, ids)) if a != b), min(len(ids), len(original)))
-            wrong('ids', i, len(ids), len(original), tokenizer.decode(original[max(0, i - 3):i + 5]), tokenizer.decode(ids[max(0, i - 3):i + 5]))
+            differ = [i for i, (a, b) in enumerate(zip(original, ids)) if a != b]
+            i = max(0, (differ or [min(len(ids), len(original))])[0] - 3)
+            wrong('ids', i, len(ids), len(original), tokenizer.decode(original[i:i + 8]), tokenizer.decode(ids[i:i + 8]))
 
 
 # --- the table -------------------------------------------------------------------------------
