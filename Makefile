@@ -5,7 +5,7 @@ SCALE ?= 1
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo real dpo tulu figures speed ablations results test release slow lint clean
+.PHONY: demo real real-tokenizers dpo tulu figures speed ablations results test release slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -50,6 +50,10 @@ real: out/smollm2/config.json
 	@($(RUN) -m tools.machine "make real SEED=$(SEED) SCALE=$(SCALE)"; cat out/smollm2/SOURCE.txt; \
 	  $(RUN) plot.py out/real.png GRPO=out/real_grpo/log.jsonl start=out/real_start.jsonl SFT=out/real_sft.jsonl \
 	  GRPO=out/real_grpo.jsonl) | tee out/real.txt
+
+real-tokenizers: .venv/dev
+	@echo "data.py on the tokenizers of real models, into docs/tokenizers.md: 400 MB of downloads, then minutes"
+	$(RUN) -m tools.real_tokenizers
 
 out/tiny_base/model.safetensors: | .venv/run
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True

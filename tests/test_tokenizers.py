@@ -195,6 +195,11 @@ def as_transformers(tokenizer, messages):
     return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
 
 
+def untrained(report):
+    """[count, first place] of the turns that the report says are not trained; None if none."""
+    return next((count for note, count in report['notes'].items() if 'not trained' in note), None)
+
+
 def reason(tokenizer, messages):
     """Why the row is dropped."""
     examples, report = sft(tokenizer, messages)
@@ -220,7 +225,7 @@ def test_white_space_at_the_border_is_the_replys(text):
     # where nothing merges, the tokens are those of the whole
     whole, prompt = as_transformers(tokenizer, messages), prompt_of(tokenizer, messages[:-1])
     merges = whole[:len(prompt)] != prompt
-    assert merges == text.startswith(('\n', ' '))
+    assert merges == (text[0] in ' \n')
     assert merges or example['ids'].tolist() == whole
 
 
@@ -256,7 +261,8 @@ def test_letters_that_merge_across_the_border():
     template = MISTRAL.replace("'[/INST]'", "' [/INST]'")
     tokenizer = byte_level(template, ['<s>', '</s>'], '</s>', [']<'], bos_token='<s>')
     messages = chat('Hi', '<think>\nx\n</think>\n\ny')
-    assert as_transformers(tokenizer, messages)[:3] != prompt_of(tokenizer, messages[:1])[:3] or True
+    prompt = prompt_of(tokenizer, messages[:1])
+    assert as_transformers(tokenizer, messages)[:len(prompt)] != prompt
     check(tokenizer, messages, messages[-1]['content'] + '</s>')
 
 
@@ -358,7 +364,7 @@ def test_of_several_turns_what_can_be_trained_is():
     example = check(tokenizer, messages, 'Bye.</s>')
     assert decode(tokenizer, example['ids']) == '<s>[INST]Hi[/INST]Hello.</s>[INST]Be kind.\n\nAnd?[/INST]Bye.</s>'
     _, report = sft(tokenizer, messages)
-    assert report['notes'][data.NOT_TRAINED] == [1, 'x:1']
+    assert untrained(report) == [1, 'x:1']
 
 
 def test_a_template_without_a_system_role():
@@ -468,11 +474,11 @@ def test_turns_that_stay_untrained_are_counted():
     rows = [{'messages': chat('Hi', 'Hello.'), '_where': 'x:1'}, {'messages': messages, '_where': 'x:2'},
             {'messages': messages, '_where': 'x:3'}]
     kept, report = sft_examples(rows, tokenizer, 10000)
-    assert len(kept) == 3 and report['notes'][data.NOT_TRAINED] == [2, 'x:2']
+    assert len(kept) == 3 and untrained(report) == [2, 'x:2']
     line = next(line for line in format_report(report).splitlines() if 'x:2' in line)
     assert re.search(r'\b2\b', line) and 'train' in line
     _, report = sft_examples(rows[:1], tokenizer, 10000)
-    assert not report['notes'] and 'x:' not in format_report(report)
+    assert untrained(report) is None and 'x:' not in format_report(report)
 
 
 # --- T11: tokenizers that put white space before a text --------------------------------
@@ -502,7 +508,7 @@ def bare(text):
 
 
 @pytest.mark.parametrize('scheme', ['first', 'always', 'never'])
-@pytest.mark.parametrize('text', ['Hello.', ' Hello.', '    return 1', '\n\nhello', '▁x', 'é 你好', 'a  b '])
+@pytest.mark.parametrize('text', ['Hello.', ' Hello.', '    return 1', '\n\nhello', 'é 你好', 'a  b '])
 def test_sentencepiece_tokens_are_those_of_transformers(scheme, text):
     tokenizer = sentencepiece(MISTRAL, ['<s>', '</s>', '[INST]', '[/INST]'], '</s>', scheme, ['▁▁'], bos_token='<s>')
     messages = chat(f'Say {text}', text)
@@ -583,11 +589,10 @@ def test_two_replies_in_a_row(name):
 def test_stop_ids_hold_those_of_the_models_generation_config(tmp_path):
     tokenizer = deepseek(DEEPSEEK)
     end = tokenizer.eos_token_id
-    for named, expected in (([7, 5], [5, 7, end]), (9, [9, end]), (None, [end])):
+    assert stop_ids(tokenizer, str(tmp_path)) == stop_ids(tokenizer) == [end]  # it has none
+    for named, ids in (([7, 5], [5, 7]), (9, [9])):
         GenerationConfig(eos_token_id=named).save_pretrained(tmp_path)
-        assert stop_ids(tokenizer, str(tmp_path)) == sorted(expected)
-    assert stop_ids(tokenizer, 'tiny') == stop_ids(tokenizer, 'random:layers=2') == stop_ids(tokenizer) == [end]
-    assert stop_ids(tokenizer, str(tmp_path / 'none')) == [end]
+        assert stop_ids(tokenizer, str(tmp_path)) == sorted([*ids, end])
 
 
 class Clock(datetime.datetime):
@@ -611,3 +616,67 @@ def test_tokens_do_not_depend_on_the_day(monkeypatch, name):
         examples, _ = sft(tokenizer, chat('Hi', 'Hello.'))
         found.append((prompt_of(tokenizer, chat('Hi')), [example['ids'].tolist() for example in examples]))
     assert found[0] == found[1]
+
+
+# --- config/*_training.jinja -----------------------------------------------------------
+
+def ours(tokenizer, name):
+    with open(f'{ROOT}/config/{name}_training.jinja', encoding='utf-8') as f:
+        tokenizer.chat_template = f.read()
+    return tokenizer
+
+
+def families():
+    """{name: (a tokenizer with the original template, one with ours, end of turn)}"""
+    return {
+        'qwen3': (qwen(original('qwen3')), ours(qwen(''), 'qwen3'), '<|im_end|>'),
+        'r1': (deepseek(original('deepseek_r1_distill')), ours(deepseek(''), 'r1'), '<｜end▁of▁sentence｜>'),
+        'mistral': (mistral(), ours(mistral(), 'mistral'), '</s>')}
+
+
+THOUGHT = '<think>\nA greeting.\n</think>\n\nHello.'
+
+
+@needs_trl
+@pytest.mark.parametrize('family', ['qwen3', 'r1', 'mistral'])
+def test_our_training_templates_write_what_the_originals_write(family):
+    """For rows where the original is well-behaved: no system message for Mistral's, no thoughts for R1's."""
+    theirs, mine, _ = families()[family]
+    rows = [chat('Hi', 'Hello.'), chat('Hi', 'Hello.\n'), chat('Hi', '  Hello.')]
+    rows += {'qwen3': [chat('Hi', THOUGHT), chat('Hi', 'Hello.', system='Be kind.'), chat('Hi', THOUGHT, system='Be kind.')],
+             'r1': [chat('Hi', 'Hello.', 'And?', 'Bye.'), chat('Hi', 'Hello.', system='Be kind.')],
+             'mistral': [chat('Hi', 'Hello.', 'And?', 'Bye.')]}[family]
+    for messages in rows:
+        assert as_transformers(mine, messages) == as_transformers(theirs, messages)
+    if family != 'r1':  # whose prompt opens thoughts
+        for messages in (chat('Hi'), chat('Hi', system='Be kind.')):
+            assert prompt_of(mine, messages) == prompt_of(theirs, messages)
+
+
+@needs_trl
+@pytest.mark.parametrize('family', ['qwen3', 'r1', 'mistral'])
+@pytest.mark.parametrize('system', [None, '', 'Be kind.'])
+def test_our_training_templates_train_every_turn(family, system):
+    """A conversation begins with the prompt of each of its replies: thoughts or none, a system message or none."""
+    _, tokenizer, end = families()[family]
+    for replies in (['Hello.', 'Bye.', 'Ja.'], [THOUGHT, THOUGHT, THOUGHT], [THOUGHT, 'Bye.', THOUGHT], ['Hello.', THOUGHT, '    x']):
+        messages = chat('Hi', replies[0], 'And?', replies[1], 'So?', replies[2], system=system)
+        text = data.render(tokenizer, messages)
+        places = [i for i, message in enumerate(messages) if message['role'] == 'assistant']
+        assert all(text.startswith(data.render(tokenizer, messages[:i], prompt=True)) for i in places)
+        (example,), report = sft(tokenizer, messages)
+        assert not report['dropped'] and untrained(report) is None
+        empty = '<think>\n\n</think>\n\n' if family == 'qwen3' else ''
+        said = [reply if '<think>' in reply else empty + reply for reply in replies]
+        shown = re.findall(r'\[\[(.*?)\]\]', data.show_mask(example, tokenizer), re.DOTALL)
+        assert shown == [reply + end for reply in said]
+        check(tokenizer, messages, said[-1] + end)
+
+
+@needs_trl
+@pytest.mark.parametrize('family', ['qwen3', 'r1'])
+def test_our_training_templates_take_thoughts_in_every_spelling(family):
+    _, tokenizer, end = families()[family]
+    apart = [*chat('Hi'), {'role': 'assistant', 'content': 'Hello.', 'reasoning_content': 'A greeting.'}]
+    for messages in (chat('Hi', THOUGHT), apart, chat('Hi', THOUGHT.removeprefix('<think>\n'))):
+        check(tokenizer, messages, THOUGHT + end)
