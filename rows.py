@@ -8,7 +8,7 @@ and `prompt_of` (grpo.py and its siblings) turn a row of any known shape into me
 dict with 'role' (system, user, assistant or tool) and 'content' (a text); 'train' is False where the row
 says that a turn is not to be trained. data.py turns messages into tokens.
 
-To add a shape of rows, add a pair of columns to PAIRS, or an adapter beside the others.
+To add a shape for sft.py, add a pair of columns to PAIRS, or an adapter to SHAPES.
 """
 import ast
 import bisect
@@ -357,7 +357,7 @@ def sum_row(rng, split, n):
 
 
 class Drop(UserError):
-    """Why a row is left out. The report counts these reasons."""
+    """Why a row is left out. data.py catches it, counts the reason and goes on with the next row."""
 
 
 def plain(value):
@@ -420,6 +420,13 @@ def is_empty(value):
     return value is None
 
 
+def is_blank(value):
+    """Whether a value says nothing: null, a blank text, an empty list or dict."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, (list, dict)) and not value)
+
+
 def only_item(value):
     """The item of a list of one; anything else as it is."""
     while isinstance(value, list) and len(value) == 1:
@@ -479,8 +486,10 @@ ROLES = {  # as it is written in a row, in small letters -> as chat templates ha
 THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')  # a message's keys for what the model thought
 SWITCHES = ('weight', 'train', 'loss', 'trainable')  # a message's keys that say whether it is trained
 CALLS = ('tool_calls', 'function_call')
-NO_TEXT = 'a message without text, of unknown role or with a tool call'
-# noncharacters of Unicode, with which data.py marks places in a text, and halves of surrogate pairs,
+NO_TEXT = 'a message without a text (images, numbers and other parts are not supported)'
+NO_ROLE = f'a message of an unknown role (known are {", ".join(ROLES)})'
+CALL = 'a message with a tool call'
+# noncharacters of Unicode, with which chat.py marks places in a text, and halves of surrogate pairs,
 # which JSON can spell and no tokenizer can encode
 NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd3]')
 
@@ -538,16 +547,16 @@ def read_message(message):
     # 2. what a message holds beside a text cannot be trained here
     for key in CALLS:
         if key in message and not is_empty(message[key]):
-            raise Drop(NO_TEXT)
+            raise Drop(CALL)
     role = role_of(message)
     if role is None:
-        raise Drop(NO_TEXT)
+        raise Drop(NO_ROLE)
 
     # 3. thoughts of their own stand before the text, as models write them
     content = content_of(message.get('content', message.get('value')))
     for key in THOUGHTS:
         thought = message.get(key)
-        if isinstance(thought, str) and thought and '</think>' not in content:
+        if role == 'assistant' and isinstance(thought, str) and thought and '</think>' not in content:
             content = f'<think>\n{thought}\n</think>\n\n{content}'
             break
     if NOT_UNICODE.search(content):
@@ -614,7 +623,7 @@ def check_columns(row):
 def system_turn(row):
     """The system message of the columns system or system_prompt, as a list; [] without one."""
     for name in ('system', 'system_prompt'):
-        if name in row and not is_empty(row[name]):
+        if not is_blank(row.get(name)):
             return turns(row[name], 'system')
     return []
 
@@ -641,35 +650,40 @@ def history_of(row):
     return messages
 
 
-def with_columns(row, messages, asked=None):
+def with_columns(row, messages, column):
     """The messages of a prompt with what other columns of the row add to it. Raises Drop.
 
     system, system_prompt   the system turn, if the messages have none
     history                 turns before the prompt
     input, context          text behind what is asked, after an empty line
-    asked: the column that the prompt is from. A list of messages says everything itself: input,
-    context and history beside it are refused, by their name.
+    column: the name of the column that the messages are from. A list of messages says everything
+    itself: input, context and history beside it are refused, by their name.
     """
-    is_text = isinstance(row.get(asked), str) and stored_messages(row[asked]) is None
+    beside = [name for name in ADDED if name != column and not is_blank(row.get(name))]
+    if not is_empty(row.get('history')):
+        beside.append('history')
+    # where in a list of messages they belong is not known
+    is_text = isinstance(row[column], str) and stored_messages(row[column]) is None
+    if beside and not is_text:
+        raise Drop(f'column {beside[0]} beside messages: put it into the messages, or leave it out')
     # 1. what is asked becomes longer
-    for name in ('history', *ADDED):
-        if name not in row or name == asked or is_empty(row[name]):
-            continue
-        # where in a list of messages it belongs is not known
-        if not is_text:
-            raise Drop(f'column {name} beside messages: put it into the messages, or leave it out')
+    for name in beside:
         if name in ADDED:
-            if not isinstance(row[name], str):
-                raise Drop(f'column {name} is no text')
-            last = messages[-1]
-            messages = messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{row[name]}'}]
+            messages = with_text(messages, row[name], name)
     # 2. earlier turns come before it
-    if is_text:
-        messages = history_of(row) + messages
+    messages = history_of(row) + messages
     # 3. the system turn comes first; one in the messages counts more
     if 'system' not in [message['role'] for message in messages]:
         messages = system_turn(row) + messages
     return messages
+
+
+def with_text(messages, text, name):
+    """The messages with a text added to the last one, after an empty line. Raises Drop for no text."""
+    if not isinstance(text, str):
+        raise Drop(f'column {name} is no text')
+    last = messages[-1]
+    return messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{text}'}]
 
 
 def unused_columns(row, messages):
@@ -682,13 +696,12 @@ def unused_columns(row, messages):
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
         if name in row and not is_empty(row[name]) and row[name] not in systems:
-            notes.append(f'column {name} is not used: the messages have a system turn')
+            notes.append(f'column {name} is not used: there is another system message')
     return notes
 
 
 # --- rows for sft.py ----------------------------------------------------------
-# Columns that ask and reply; of a row the first pair that holds something counts. A new shape of this
-# kind needs a line here and nothing else.
+# columns that ask and reply; of a row the first pair that holds something counts
 PAIRS = [
     ('instruction', 'output'), ('instruction', 'response'),  # alpaca, dolly
     ('prompt', 'completion'), ('prompt', 'demonstration'), ('prompt', 'target'),
@@ -708,85 +721,76 @@ class Example:
     notes: list = field(default_factory=list)  # what the report should count of this row
 
 
-def example_of(row):
-    """A row for supervised fine-tuning -> Example. Raises Drop, or UserError for an unknown shape."""
-    columns = list(row)
-    row = plain_row(row)
-    check_columns(row)
-    # the first adapter whose columns the row has
-    for adapter in (example_of_messages, example_of_pair, example_of_text):
-        example = adapter(row)
-        if example is not None:
-            return example
-    # a known shape whose columns are empty in this row is no reason to stop
-    known = [('messages',), ('conversations',), ('text',), *PAIRS]
-    if any(set(names) <= set(columns) for names in known):
-        raise Drop('the columns to train on are empty')
-    pairs = ', '.join('+'.join(pair) for pair in PAIRS)
-    raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(columns)}; known are messages, '
-                    f'conversations, text, {pairs}')
-
-
-def example_of_messages(row):
+def example_of_messages(row, column):
     """{'messages': [{'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}]} -> Example.
 
     Uses messages or conversations; system or system_prompt where the messages have no system turn.
-    Trained is every assistant turn, unless its weight or train says no. Refuses input, context and
-    history beside the messages. None for a row without messages.
+    Every assistant turn is trained, unless its weight or train says no. Refuses input, context and
+    history beside the messages.
     """
-    for name in ('messages', 'conversations'):
-        if name in row and not is_empty(row[name]):
-            # a plain text is no conversation
-            value = parsed_list(row[name], name)
-            messages = with_columns(row, turns(value, 'assistant'), name)
-            return Example(messages, notes=unused_columns(row, messages))
-    return None
-
-
-def parsed_list(value, name):
-    """Messages that may be stored as a text. Raises Drop for a text that holds none."""
+    value = row[column]
     if isinstance(value, str):
-        stored = stored_messages(value)
-        if stored is None:
-            raise Drop(f'{name} holds a text and no list of messages')
-        return stored
-    return value
+        value = stored_messages(value)
+        if value is None:
+            raise Drop(f'{column} holds a text and no list of messages')
+    messages = with_columns(row, turns(value, 'assistant'), column)
+    return Example(messages, notes=unused_columns(row, messages))
 
 
-def pair_columns(row):
-    """The names of the columns that ask and reply, or None."""
-    found = [pair for pair in PAIRS if pair[0] in row and pair[1] in row]
-    # a row of joined files has columns of several shapes: the pair that holds something counts
-    for asked, replied in found:
-        if not is_empty(row[asked]) and not is_empty(row[replied]):
-            return asked, replied
-    return found[0] if found else None
-
-
-def example_of_pair(row):
+def example_of_pair(row, asked, replied):
     """{'instruction': 'Q', 'input': 'I', 'output': 'A'} -> Example with the reply alone trained.
 
-    Uses the first pair of PAIRS that holds something; either side may be a text or messages. input
-    and context are added to what is asked, history stands before it, system or system_prompt first.
-    None for a row without such columns.
+    Either side may be a text or messages. input and context are added to what is asked, history stands
+    before it, system or system_prompt first.
     """
-    pair = pair_columns(row)
-    if pair is None:
-        return None
-    asked, replied = pair
+    messages = with_columns(row, turns(row[asked], 'user'), asked)
+    reply = turns(row[replied], 'assistant')
     # turns of the asked side are never trained, also where it holds replies
-    messages = with_columns(row, turns(row.get(asked), 'user'), asked)
-    example = Example(messages + turns(row.get(replied), 'assistant'), first=len(messages))
-    example.notes = unused_columns(row, messages)
-    return example
+    return Example(messages + reply, first=len(messages), notes=unused_columns(row, messages))
 
 
-def example_of_text(row):
-    """{'text': 'Once upon a time'} -> Example with a document, trained whole. None without a text."""
-    if 'text' not in row:
-        return None
-    (turn,) = turns([{'role': 'user', 'content': row['text']}], 'user')
-    return Example([], document=turn['content'])
+def example_of_text(row, column):
+    """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is used."""
+    (turn,) = turns([{'role': 'user', 'content': row[column]}], 'user')
+    beside = [name for name in ('system', 'system_prompt', 'history', *ADDED) if not is_blank(row.get(name))]
+    notes = [f'column {name} is not used: a text is trained as it stands' for name in beside]
+    return Example([], document=turn['content'], notes=notes)
+
+
+# (columns, adapter): a row has the first shape whose columns all hold something. To add a shape, write
+# an adapter and put it here; a pair of columns that ask and reply is a line in PAIRS.
+SHAPES = [
+    (('messages',), example_of_messages),
+    (('conversations',), example_of_messages),
+    *((pair, example_of_pair) for pair in PAIRS),
+    (('text',), example_of_text)]
+
+
+def example_of(row):
+    """A row for supervised fine-tuning -> Example. Raises Drop, or UserError for an unknown shape."""
+    names = names_of(row)
+    row = plain_row(row)
+    check_columns(row)
+    for columns, adapter in SHAPES:
+        if all(holds_something(row, name) for name in columns):
+            return adapter(row, *columns)
+    # a known shape whose columns are empty in this row is no reason to stop the run
+    for columns, _ in SHAPES:
+        if set(columns) <= set(names):
+            raise Drop('the columns to train on are empty')
+    known = ', '.join('+'.join(columns) for columns, _ in SHAPES)
+    raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(names)}; known are {known}')
+
+
+def holds_something(row, name):
+    """Whether a column is there and not empty. A reply may be '[]'; a list of messages may be stored so."""
+    value = row.get(name)
+    return not (is_empty(value) if name in ('messages', 'conversations') else is_blank(value))
+
+
+def names_of(row):
+    """The columns of a row, for messages."""
+    return [name for name in row if name != '_where']
 
 
 # --- rows for dpo.py ----------------------------------------------------------
@@ -811,31 +815,37 @@ def pair_of(row):
         {'chosen': [Q, A], 'rejected': [Q, B]}                  whole conversations
         {'chosen': '\\n\\nHuman: Q\\n\\nAssistant: A', ...}     Anthropic's
 
-    Uses prompt, messages, question or instruction for what is asked, and input, context, history,
-    system and system_prompt as example_of does.
+    What is asked is in prompt or in one of ASKED, or both sides begin with it. Uses input, context,
+    history, system and system_prompt as example_of does.
     """
-    columns = list(row)
+    names = names_of(row)
     row = plain_row(row)
     check_columns(row)
-    names = side_columns(row)
+    sides = side_columns(row)
     # null in this row, or in no row at all
-    if names is None and side_columns(columns):
+    if sides is None and side_columns(names):
         raise Drop('a side is null')
-    if names is None:
-        raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(columns)}')
+    if sides is None:
+        raise UserError(f'{row["_where"]}: no chosen and rejected in the keys {", ".join(names)}')
 
     # what is asked, if a column of its own says so
     asked = []
-    column = None
-    for name in ('prompt', *ASKED):
-        if column is None and not is_empty(row.get(name)):
-            column = name
-            asked = turns(row[name], 'user')
-            # a conversation that ends in a reply holds the chosen side too
-            if name != 'prompt' and asked[-1]['role'] == 'assistant':
-                asked = asked[:-1]
-    sides = [side_of(row, name, asked, column) for name in names]
-    return Pair(*sides, notes=unused_columns(row, sides[0]))
+    column = first_filled(row, ['prompt', *ASKED])
+    if column is not None:
+        asked = turns(row[column], 'user')
+        # messages that end in a reply hold the chosen side, too
+        if column != 'prompt' and asked[-1]['role'] == 'assistant':
+            asked = asked[:-1]
+    chosen, rejected = (side_of(row, side, asked, column) for side in sides)
+    return Pair(chosen, rejected, unused_columns(row, chosen))
+
+
+def first_filled(row, names):
+    """The first of these columns that holds something; None if none does."""
+    for name in names:
+        if not is_blank(row.get(name)):
+            return name
+    return None
 
 
 def side_columns(columns):
@@ -846,21 +856,24 @@ def side_columns(columns):
     return None
 
 
-def side_of(row, name, asked, column):
-    """The conversation of one side, what is asked included."""
-    value = row[name]
+def side_of(row, side, asked, column):
+    """The conversation of one side, a column's name, with what is asked and what other columns add."""
+    value = row[side]
     # without a prompt of its own a text is a whole conversation
     if isinstance(value, str) and not asked and stored_messages(value) is None:
         value = paragraphs_of(value)
     messages = turns(value, 'assistant')
-    if messages and messages[0]['role'] == 'assistant':
-        # the side holds only what is new
+    if not messages:
+        return []
+    # 1. the side is the reply alone
+    if messages[0]['role'] == 'assistant' and asked:
         return with_columns(row, asked, column) + messages
-    # the side holds the whole conversation, and the prompt's column says it once more
+    # 2. the side is the whole conversation, and the prompt's column may say it once more
     # (UltraFeedback, TULU 3)
-    if column is None or is_empty([row.get(extra) for extra in ('history', *ADDED)]):
-        return with_columns(row, messages, name)
-    return with_columns(row, messages[:-1], column) + messages[-1:]
+    *prompt, reply = messages
+    if not prompt:
+        return [reply]
+    return [*with_columns(row, prompt, column or side), reply]
 
 
 def paragraphs_of(text):
@@ -910,10 +923,7 @@ def prompt_of(row):
 
 def asked_messages(row):
     """The messages that a completion goes on from. Raises Drop."""
-    column = None  # the first that holds something
-    for name in ASKED:
-        if column is None and not is_empty(row.get(name)):
-            column = name
+    column = first_filled(row, ASKED)
     if column is None:
         raise Drop(f'no prompt: none of the columns {", ".join(ASKED)} holds one')
     messages = turns(row[column], 'user')
@@ -971,7 +981,7 @@ def dataset_of(row):
     for name in ('dataset', 'data_source'):
         # open-instruct's rows have a list of one
         value = only_item(row.get(name))
-        if not is_empty(value):
+        if not is_blank(value):
             return value
     # rows of these two say by their shape what they are
     if is_gsm8k(row):
@@ -984,7 +994,7 @@ def demonstration_of(row):
     # 1. a column of its own
     shown = None
     for name in ('demonstration', 'target'):
-        if shown is None and not is_empty(row.get(name)):
+        if shown is None and not is_blank(row.get(name)):
             shown = row[name]
     # 2. the worked answer of GSM8K, the solution of MATH
     if shown is None and is_gsm8k(row):
@@ -994,7 +1004,7 @@ def demonstration_of(row):
     # 3. one of several
     if shown is None:
         shown = right_demo(row)
-    if is_empty(shown):
+    if is_blank(shown):
         return None
     # of messages the last one is the reply
     return turns(shown, 'assistant')[-1]['content']

@@ -512,8 +512,8 @@ def test_marks_change_nothing_where_nothing_is_spelled_out():
         text = data.render(tokenizer, chat('what of it?', 'a \U0001f600 of\n', 'e\u0301'))
         made = data.Chat(tokenizer)
         assert made.encode_marked(text) == made.ids_of([text])[0] == tokenizer(text)['input_ids']
-    greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], eos_token='<|im_end|>')
-    greedy.add_special_tokens({'additional_special_tokens': [AddedToken('<eats>', lstrip=True, special=True)]})
+    # the letters of this one's control token merge to the very same id
+    greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>', '<eats>'], ['<eats>'], eos_token='<|im_end|>')
     assert why({'messages': chat('a<eats>', 'b')}, greedy) == chat_module.SPELLED
     assert one({'messages': chat('a', 'b')}, greedy).endswith('[[b<|im_end|>]]\n')
 

@@ -103,8 +103,8 @@ def test_columns_that_are_not_used_are_counted():
     rows = [{'messages': [S, Q, A], 'system': 'other', '_where': 'x:1'}, {'messages': [S, Q, A], 'system': 'S', '_where': 'x:2'},
             {'messages': [S, Q, A], 'system_prompt': 'other', 'reasoning': 'r', '_where': 'x:3'}]
     _, report = sft_examples(rows, TINY, 1000)
-    notes = {'column system is not used: the messages have a system turn': [1, 'x:1'],
-             'column system_prompt is not used: the messages have a system turn': [1, 'x:3'],
+    notes = {'column system is not used: there is another system message': [1, 'x:1'],
+             'column system_prompt is not used: there is another system message': [1, 'x:3'],
              'column reasoning is not used: thoughts belong into the messages': [1, 'x:3']}
     assert report['notes'] == notes
     assert '1 column reasoning is not used' in format_report(report) and '(first x:3)' in format_report(report)
@@ -234,6 +234,6 @@ def test_shards_of_parquet(tmp_path):
 def test_roles_in_any_spelling():
     for user, assistant in (('human', 'gpt'), ('User', 'Assistant'), ('prompter', 'model'), ('user', 'bot')):
         row = {'messages': [{'role': user, 'content': 'Q'}, {'role': assistant, 'content': 'A'}]}
-        assert sft(row) == (PLAIN if assistant != 'bot' else rows_module.NO_TEXT)
+        assert sft(row) == (PLAIN if assistant != 'bot' else rows_module.NO_ROLE)
     assert turns('Q', 'user') == turns(Q, 'user') == turns([Q], 'assistant') == [Q]
     assert sft({'messages': [{'role': 'developer', 'content': 'S'}, Q, A]}) == '<|system|>S<|end|>' + PLAIN
