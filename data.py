@@ -383,10 +383,10 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
         truths = row.get('ground_truth'), (row.get('reward_model') or {}).get('ground_truth'), answer, box
         truth = next((t for t in (*truths, None if math else solution) if t not in (None, '')), None)
         name = row.get('dataset') or row.get('data_source') or ('gsm8k' if gsm8k else 'math' if math else '')
-        truth, name = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (truth, name))
+        name = name[0] if isinstance(name, list) and len(name) == 1 else name
         try:
             sort = kind or verify.kind_of(name)
-            verify.check_truth(sort, str(truth) if isinstance(truth, (int, float)) else truth)
+            text = verify.read_truth(sort, truth)
         except ValueError as error:
             raise UserError(f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
                             'reward_model, answer or solution; --verifier sets the kind)') from error
@@ -398,7 +398,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction=''):
             raise Drop('the prompt does not end with a user turn')
         messages[-1]['content'] += f'\n\n{instruction}' if instruction else ''
         return {
-            'truth': str(truth), 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
+            'truth': text, 'kind': sort, 'text': messages[-1]['content'], 'where': row['_where'],
             'demonstration': turns(shown, 'assistant')[-1]['content'] if shown else None,
             'difficulty': difficulty,
             'messages': messages}, render(tokenizer, messages, prompt=True)
