@@ -10,6 +10,7 @@ import ast
 import functools
 import json
 import re
+from itertools import islice
 from typing import NamedTuple
 
 MAX_ANSWER = 2000  # characters; longer answers are compared as text
@@ -75,18 +76,28 @@ def after_thinking(text):
     return text
 
 
+def last_first(text, marks):
+    """The places of these marks in a text, with the mark, the last place first."""
+    places = {mark: text.rfind(mark) for mark in marks}
+    while True:
+        mark = max(places, key=places.get)
+        start = places[mark]
+        if start < 0:
+            return
+        yield start, mark
+        places[mark] = text.rfind(mark, 0, start)
+
+
 def last_mark(text, mark):
     """Where a mark of thinking stands last in the text, -1 for nowhere. '`<think>`' is passed over."""
-    end = len(text)
-    while True:
-        start = text.rfind(mark, 0, end)
-        if start < 0:
-            return -1
+    # of more marks than that even a quoted one counts
+    for n, (start, _) in enumerate(last_first(text, (mark,))):
         before = text[start - 1:start]
         after = text[start + len(mark):start + len(mark) + 1]
-        if before not in QUOTES or after not in QUOTES:
+        is_quoted = before in QUOTES and after in QUOTES
+        if n == 100 or not is_quoted:
             return start
-        end = start
+    return -1
 
 
 # --- boxes ----------------------------------------------------------------------
@@ -139,16 +150,13 @@ def boxes(text):
     boxes(r'\boxed{1}. So \boxed{3} or \boxed{4}') holds those of 4 and 3.
     """
     found = []
-    start = len(text)
     # a sentence that opens more boxes than that does not answer
-    for _ in range(40):
-        start = max(text.rfind('\\boxed', 0, start), text.rfind('\\fbox', 0, start))
-        if start < 0:
-            break
+    for start, _ in islice(last_first(text, ('\\boxed', '\\fbox')), 40):
         if found:
             # a sentence may end between this box and the next one
             next_start = found[-1].start
-            between = text[text.find('}', start) + 1:next_start]
+            closed_at = text.find('}', start, next_start)
+            between = text[closed_at + 1:next_start] if closed_at >= 0 else ''
             if SENTENCE_END.search(between[-200:]):
                 break
         box = box_at(text, start)
@@ -255,7 +263,7 @@ def tagged(text):
 # words that may stand between 'answer' and 'is': 'the answer to this question is'
 BETWEEN = (
     r'(?:,?[ ](?:to|for|of|in|here|then|therefore|thus|hence|the|this|that|above|question|problem'
-    r'|choice|option|letter)\b){0,6},?')
+    r'|letter)\b){0,6},?')
 SAYS = r'(?:is\b|IS\b|:|=|(?:would|must|should|will|has to|can only) be\b)'
 # a heading: 'Final Answer' alone on its line
 LINE_ENDS = r'[*_]{0,3}[ \t]{0,9}\n'
@@ -271,35 +279,31 @@ BEFORE_ANSWER = re.compile(r'[\s:*]*(?:\\\[|\$\$)?\s*')
 ANSWER_ENDS = re.compile(r'[.!?](?:\s|\*|$)|\n')
 
 
-@functools.lru_cache(8)
-def phrase(nouns):
-    """A pattern that matches a text up to the last phrase like 'answer is'; group 1 is the noun."""
-    return re.compile(rf'(?s).*({nouns})(?:{BETWEEN}[\s*]{{0,9}}{SAYS}|({LINE_ENDS}))')
+# what follows the noun: 'is', or the end of the line
+PHRASE = re.compile(rf'{BETWEEN}[\s*]{{0,9}}{SAYS}|(?P<line_ends>{LINE_ENDS})')
 
 
-def after_phrase(text, nouns='nswer|NSWER'):
+def after_phrase(text, nouns=('nswer', 'NSWER')):
     """The sentence after the last 'answer is', 'answer:' or heading 'Answer'; None without one.
 
     after_phrase('So the answer is 18. Good.') is '18'.
     """
-    pattern = phrase(nouns)
-    end = len(text)
-    for _ in range(8):
-        found = pattern.match(text, 0, end)
+    # a text that speaks of the answer more often without giving it does not answer
+    for start, noun in islice(last_first(text, nouns), 200):
+        found = PHRASE.match(text, start + len(noun))
         if not found:
-            return None
-        end = found.start(1)
+            continue
 
         # 'answer' at the end of a line counts if the line is a heading
-        if found[2]:
-            line_start = text.rfind('\n', 0, end) + 1
-            if not HEADING_BEFORE.fullmatch(text[max(line_start, end - 60):end]):
+        if found['line_ends']:
+            line_start = text.rfind('\n', 0, start) + 1
+            if not HEADING_BEFORE.fullmatch(text[max(line_start, start - 60):start]):
                 continue
 
         tail = text[found.end():found.end() + 2 * MAX_ANSWER]
         tail = tail[BEFORE_ANSWER.match(tail).end():]
         sentence = ANSWER_ENDS.split(tail, maxsplit=1)[0]
-        before = text[max(0, end - 40):end]
+        before = text[max(0, start - 40):start]
         if AFFIRMS.match(sentence) and not DOUBTS.search(before):
             continue
         return sentence

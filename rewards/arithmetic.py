@@ -6,14 +6,15 @@ from rewards.answers import first_answer, tagged, unwrapped
 from rewards.latex import DOUBTFUL, MAX_DIGITS, exact, normal
 
 # --- what a number looks like ---------------------------------------------------
-CURRENCY = '$€£¥₹₩₽₺₦₫₱฿₪¢'
+CURRENCY = re.compile(r'\\?[$€£¥₹₩₽₺₦₫₱฿₪¢]')
 # codes that stand before a sign or a number: US$18, Rs. 18
 CURRENCY_CODE = re.compile(r'\b(?:US|AU|CA|NZ|HK|SG|A|C)(?=\$)|\bRs\.?(?=\s?[0-9])')
 # 9+9 is not yet 18
 SUM_TO_DO = re.compile(r'[*^!|]|\\(?!frac)|[0-9)}]([-+](?!\\frac)|\()')
 # a formula that holds a number, but is none: x>18, 3x+5
 RELATION = re.compile(r'[<>]|\\(?:le|ge|ne|gg|ll)(?![a-zA-Z])')
-TERM = re.compile(r'[0-9]? ?(?<![a-zA-Z\\])[a-zA-Z] ?[-+*/^] ?[0-9]|[0-9] ?[-+*/] ?[0-9]*[a-zA-Z](?![a-zA-Z])')
+TERM = re.compile(
+    r'(?<![a-zA-Z\\])[a-zA-Z] ?[-+*/^] ?[0-9]|[0-9] ?[-+*/] ?[0-9]*[a-zA-Z](?![a-zA-Z])')
 UNKNOWN = re.compile(r'[0-9][xyzn](?![a-zA-Z])')
 WORD_OF_PROSE = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 # a number with its unit in one word: 18, $18.50, 1/2, 18%, 5pm, 60km/h
@@ -62,10 +63,7 @@ def is_heading(line, text_follows):
 # --- reading a number -----------------------------------------------------------
 def without_currency(text):
     """'18' for '€18' and 'US$18'."""
-    text = CURRENCY_CODE.sub('', text)
-    for sign in CURRENCY:
-        text = text.replace(sign, '')
-    return text
+    return CURRENCY.sub('', CURRENCY_CODE.sub('', text))
 
 
 def number_of_word(word, nearby):

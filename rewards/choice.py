@@ -81,6 +81,10 @@ def is_name(letter, rest, bracketed=False):
     return word in FOLLOWS_LETTER
 
 
+# 'B is wrong', '(B) can never be true'
+DENIED = re.compile(
+    r"[\s)\]]*(?:is|was|would be|can|could|does|must|will)"
+    r"(?:n't|n’t|not|\s+(?:not|never|wrong|false|incorrect))\b")
 # directly after a letter: ' or B', ', B', ')(B', '/B'
 LISTED = re.compile(
     r"[\s,;/&|)(\].:*-]*(?:(?:or|and|nor)\b)?[\s,/&|(\[]*(?:(?:option|choice) )?"
@@ -117,7 +121,7 @@ def read_option(content):
 
     'B' for 'B', '\text{(B)}', 'option B', 'B) birds' and 'B because birds fly'.
     """
-    text = LOOKS.sub(' ', unwrapped(content[:MAX_READ])).strip(' \t\r\n*_')
+    text = LOOKS.sub(' ', unwrapped(content[:MAX_READ])).strip(' \t\r\n*_,:-–—')
     if NO_ONE_OPTION.match(text):
         return UNCLEAR
     # 'I think it is option B' has two of these
@@ -137,7 +141,7 @@ def read_option(content):
     bracketed = bool(opening) and rest[:1] in (')', ']')
     if not is_name(letter, rest, bracketed):
         return None
-    if re.match(r"[\s)]*(?:is|was|would be)(?:n't| not| never| wrong| false| incorrect)\b", rest):
+    if DENIED.match(rest):
         return UNCLEAR
     if names_another(letter, rest):
         return UNCLEAR
@@ -204,12 +208,13 @@ CHOOSES = re.compile(
     rf"\b(?:I|[Ww]e)(?: would|'d| will|'ll| therefore| thus| hence){{0,2}}"
     r' (?:choose|pick|select|go with|opt for|vote for|answer with|answer|settle on) '
     rf'{CALLED}?{OPTION}')
-# 'So it must be B.' at the end of a text
+# 'So it must be B.' and 'Answer B' at the end of a text
 CONCLUDES = re.compile(
     r'(?:\b(?:[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence),? '
     r"(?:(?:(?:it|this|that) (?:is|must be|has to be|can only be)|it's) )?"
-    r"|\b(?:[Ii]t|[Tt]his) (?:must be|has to be|can only be|is) )"
-    rf'{CALLED}?{OPTION}[\s.!*]*\Z')
+    r"|\b(?:[Ii]t|[Tt]his) (?:must be|has to be|can only be|is) "
+    r'|\b(?:[Aa]nswer|ANSWER|[Aa]ns|ANS)\s?[:.–—-]?\s?)'
+    rf'{CALLED}?{OPTION}[\s.!*)]*\Z')
 
 # what may follow the claim
 CLAIM_ENDS = re.compile(r'[\s*)]*(?:$|[.,;:!\n(–—])|\s+(?:because|since|as|for|here)\b')
@@ -297,7 +302,7 @@ def lone_option(text):
 
 # --- judging --------------------------------------------------------------------
 # 'the correct option is', 'my choice:'
-after_option_phrase = functools.partial(after_phrase, nouns='nswer|NSWER|ption|hoice')
+after_option_phrase = functools.partial(after_phrase, nouns=('nswer', 'NSWER', 'ption', 'hoice'))
 PLACES = (boxed, tagged, after_option_hashes, after_option_phrase)
 
 
