@@ -274,8 +274,8 @@ AFFIRMS = re.compile(
     r'(?:correct|right|supported|consistent|confirmed|verified|justified|reasonable|clear)'
     r'(?:[\s.,!*]*$| (?:because|by|as|since|with|and)\b)')
 DOUBTS = re.compile(r"\b(?:not|doubt|unsure|whether|if|never|cannot)\b|n't", re.IGNORECASE)
-# blanks, bold face and the beginning of a displayed formula
-BEFORE_ANSWER = re.compile(r'[\s:*]*(?:\\\[|\$\$)?\s*')
+# blanks, bold face and the beginning of a displayed formula or of a block of code
+BEFORE_ANSWER = re.compile(r'[\s:*]*(?:\\\[|\$\$|```[a-z]{0,9}\n)?\s*')
 ANSWER_ENDS = re.compile(r'[.!?](?:\s|\*|$)|\n')
 
 
@@ -312,8 +312,9 @@ def after_phrase(text, nouns=('nswer', 'NSWER')):
 
 # --- what a place holds ---------------------------------------------------------
 TAG = re.compile(r'</?(?:answer|b|strong|i|em|u|code)>')
-# **18**, `18`, _18_, but not 2**4
-EMPHASIS = re.compile(r'(?<![\w)*])(\*{1,3}|`{1,3}|_{1,2})(?=\S)([^*`_]+)(?<=\S)\1(?![\w(*])')
+# **18**, _18_, but not 2**4
+EMPHASIS = re.compile(r'(?<![\w)*])(\*{1,3}|_{1,2})(?=\S)([^*`_]+)(?<=\S)\1(?![\w(*])')
+CODE = re.compile(r'(?<!\w)(`{1,3})([^`]+)\1(?!\w)')
 LEAD = re.compile(
     r'[\s*_]*(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|my|our)\s+)?'
     r'(?:(?:final|correct|right|best)\s+)?answer\s*(?:is\b|:|=)[\s:*]*', re.IGNORECASE)
@@ -331,6 +332,7 @@ def unwrapped(content):
         # the last box comes first, so that the places of the others stay
         for box in boxes(text):
             text = f'{text[:box.start]} {box.content} {text[box.end:]}'
+        text = CODE.sub(r'\2', text)
         text = EMPHASIS.sub(r'\2', text).strip()
         lead = LEAD.match(text)
         if lead:

@@ -15,7 +15,9 @@ SUM_TO_DO = re.compile(r'[*^!|]|\\(?!frac)|[0-9)}]([-+](?!\\frac)|\()')
 RELATION = re.compile(r'[<>]|\\(?:le|ge|ne|gg|ll)(?![a-zA-Z])')
 TERM = re.compile(
     r'(?<![a-zA-Z\\])[a-zA-Z] ?[-+*/^] ?[0-9]|[0-9] ?[-+*/] ?[0-9]*[a-zA-Z](?![a-zA-Z])')
+# the left side of an equation that is still to be solved: 2x, x + y
 UNKNOWN = re.compile(r'[0-9][xyzn](?![a-zA-Z])')
+SUM_OF_UNKNOWNS = re.compile(r'(?<![a-zA-Z\\])[a-zA-Z] ?[-+*/^] ?[0-9a-zA-Z]')
 WORD_OF_PROSE = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 # a number with its unit in one word: 18, $18.50, 1/2, 18%, 5pm, 60km/h
 NUMBER = re.compile(r'([-+]?[0-9.,]+(?:/[0-9]+)?)%?(?:[a-zA-Z]{2,})?(?:/[a-zA-Z]{2,})?')
@@ -24,20 +26,21 @@ UNSURE = re.compile(
 
 # --- headings -------------------------------------------------------------------
 PARTS = ('(?:step|part|case|question|problem|method|example|phase|stage|section|option|exercise'
-         '|task|scenario|approach)')
+         '|task|scenario|approach|note)')
 # 'Step 2', '2. Add the heaps', '2 - Add the heaps': the number is not of the answer
 ENUMERATED = re.compile(
     rf'{PARTS}\s*#?[0-9]+|[0-9]{{1,2}}\s?[.):]\s+\S|[0-9]{{1,2}}\s+[-–—]\s+[A-Za-z]', re.IGNORECASE)
-# the same at the beginning of a line in prose
+# the same in a box, or at the beginning of a line in prose
+PART = re.compile(rf'"?{PARTS}\s*#?[0-9]+\b', re.IGNORECASE)
 ENUMERATION = re.compile(
     rf'^[#*> \t]{{0,9}}(?:{PARTS}[ \t]*[0-9]+|[0-9]{{1,2}}[.)](?=[ \t]+\S))', re.IGNORECASE | re.M)
 # '18 apples', '$18', '\frac12', '\text{18 apples}': a line that begins with its number
 NUMBER_FIRST = re.compile(r'(?:[^a-zA-Z0-9]|(?<=\\)[a-zA-Z]{1,20}|US(?=\$)|(?:USD|EUR|GBP|INR|Rs) ?)*[0-9]')
 # 'x = 18', 'Total: 18'
 NAMED_NUMBER = re.compile(r'(?:[a-z]|total|result|sum|solution) ?[=:] ?', re.IGNORECASE)
-# '3 Ways to See It'
-TITLE = re.compile(r'[0-9]{1,2} [A-Z][a-z]+ [A-Za-z]')
-HEDGES = {'or', 'nor', 'not', 'either', 'neither', 'maybe', 'perhaps', 'about', 'approximately'}
+# '3 Ways to See It', '1st step', '(1) Add the heaps'
+TITLE = re.compile(r'[0-9]{1,2} [A-Z][a-z]+ [A-Za-z]|\(?[0-9]{1,2}(?:st|nd|rd|th|\)) [A-Za-z]')
+HEDGES = {'or', 'nor', 'not', 'either', 'neither', 'between', 'maybe', 'perhaps', 'about'}
 
 
 def is_heading(line, text_follows):
@@ -101,12 +104,27 @@ def last_number(text):
     return number_of_word(words[last], nearby)
 
 
+def is_prose(text):
+    """Whether a text has words in it, beside the names of macros."""
+    return WORD_OF_PROSE.search(text) is not None
+
+
+def is_unsolved(left):
+    """Whether an equation with this left side is still to be solved, as 2x = 18 and x + y = 18 are."""
+    if UNKNOWN.search(left):
+        return True
+    return not is_prose(left) and SUM_OF_UNKNOWNS.search(left) is not None
+
+
 def read_number(content):
     """The Fraction that an answer says; UNCLEAR for '17 or 18'; None for what holds no number."""
-    text = normal(without_currency(unwrapped(content)))
-    # of 9 * 2 = 18 the last side counts, but 2x = 18 is still to be solved
+    text = unwrapped(content).strip('\'"‘’“”')
+    text = normal(without_currency(text))
+    if PART.match(text):
+        return None
+    # the last side counts, as in 9 * 2 = 18
     left, _, last = text.rpartition('=')
-    if UNKNOWN.search(left):
+    if is_unsolved(left):
         return None
     last = last.strip()
     if not SUM_TO_DO.search(last):
@@ -120,8 +138,8 @@ def read_number(content):
     # nothing clear: is it no answer at all, or an unclear one?
     if not re.search('[0-9]', last):
         return None
-    is_prose = WORD_OF_PROSE.search(last) is not None
-    if not is_prose and (RELATION.search(last) or TERM.search(last)):
+    is_formula = RELATION.search(last) or TERM.search(last)
+    if is_formula and not is_prose(last):
         return None
     return UNCLEAR
 

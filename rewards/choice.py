@@ -24,10 +24,11 @@ BEFORE_LETTER = re.compile(
     r"(?:(?:clearly|definitely|obviously|therefore|thus|indeed|simply|most likely|probably|likely"
     r"|the|an?)\s+(?=[(A-Z]|option|choice|letter)"
     r"|(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|CHOICE|ANSWER)[\s:]+"
-    r"|I(?: am|'m)? (?:think|believe|would say|choose|pick|select|sure|confident|certain)"
+    r"|I(?: am|'m|'d| would)? (?:think|believe|say|go with|choose|pick|select|sure|confident|certain)"
     r"(?: that)?,? (?:(?:it is|it's|it must be|the answer is) )?)")
-LETTER = re.compile(r"([(\[]?)\s*([A-Z])(?![A-Za-z0-9'’])(.*)", re.DOTALL)
-SMALL_LETTER = re.compile(r'\(([a-z])\)[\s.]*')
+LETTER = re.compile(r"([(\[]*)\s*([A-Z])(?![A-Za-z0-9'’])(?:\s+(?=[)\].:,;]))?(.*)", re.DOTALL)
+# a small letter counts in brackets only
+SMALL_LETTER = re.compile(r'\([a-j]\)')
 # an answer that names none or several: 'neither A nor B', 'all of the above', 'AB'
 NO_ONE_OPTION = re.compile(
     r"(?i:not|neither|nor|either|both|none|all|between|maybe|perhaps|unclear|unknown|unsure)\b"
@@ -42,7 +43,7 @@ FOLLOWS_LETTER = {
 AFTER_ARTICLE = {'due', 'based', 'rather', 'given', 'with', 'while', 'not', 'but'}
 AFTER_PRONOUN = {'because', 'since', 'is'}
 # after these words an answer gives its reasons, which may name other options
-REASON = re.compile(r"\b(?:because|since|as|due to|given|so|which|where|I [a-z]+|I'm)\b")
+REASON = re.compile(r"\b(?:because|since|(?<!well )as(?! well)|due to|given|so|which|where|I [a-z]+|I'm)\b")
 
 
 def is_name(letter, rest, bracketed=False):
@@ -92,7 +93,7 @@ LISTED = re.compile(
 CONJUNCTION = re.compile(r"[\s,)*]*(?:or|and|nor)\b(?! I(?: [a-z]|['’]))")
 # further on in the sentence: 'or possibly B', '(B)'
 FURTHER = re.compile(
-    r"\b(?:or|nor|and|maybe|perhaps|possibly|alternatively|also|could be|might be)\b[^A-Za-z]{0,5}"
+    r"\b(?:or|nor|and|as well as|along with|plus|maybe|perhaps|possibly|alternatively|also|could be|might be)\b[^A-Za-z]{0,5}"
     r"(?:possibly |maybe |perhaps |also )?(?:it could be |it might be )?(?:option |choice )?\(?"
     r"(?P<letter>[A-J])(?![A-Za-z0-9'’-])"
     r"|(?<!not )(?<!than )(?<!of )\((?P<bracketed>[A-J])\)|(?<![A-Za-z(])(?P<closed>[A-J])\)")
@@ -110,6 +111,9 @@ def names_another(letter, rest):
             return True
     for found in FURTHER.finditer(claim):
         other = found['letter'] or found['bracketed'] or found['closed']
+        # 'and C is wrong'
+        if DENIED.match(claim, found.end()):
+            continue
         bracketed = found['letter'] is None
         if other != letter and is_name(other, claim[found.end():], bracketed):
             return True
@@ -122,6 +126,7 @@ def read_option(content):
     'B' for 'B', '\text{(B)}', 'option B', 'B) birds' and 'B because birds fly'.
     """
     text = LOOKS.sub(' ', unwrapped(content[:MAX_READ])).strip(' \t\r\n*_,:-–—')
+    text = SMALL_LETTER.sub(lambda found: found[0].upper(), text)
     if NO_ONE_OPTION.match(text):
         return UNCLEAR
     # 'I think it is option B' has two of these
@@ -130,9 +135,6 @@ def read_option(content):
         if not before:
             break
         text = text[before.end():]
-    small = SMALL_LETTER.fullmatch(text)
-    if small:
-        return small[1].upper()
     found = LETTER.match(text)
     if not found:
         return UNCLEAR if NO_ONE_OPTION.match(text) else None
@@ -162,17 +164,20 @@ def lone_letter(line):
     return found[1]
 
 
+# '#### Answer: B'
+ANNOUNCED = re.compile(r'answer\W{0,4}(?:is\b|:|=)', re.IGNORECASE)
+# '#### A or B': a line of nothing but letters
+ONLY_LETTERS = re.compile(r'(?:[A-J](?![A-Za-z])|or\b|and\b|either\b|both\b|[\s(),/&*.])+')
+
+
 def after_option_hashes(text):
     """The last line after '####' that may be an answer; None without one.
 
     '#### A closer look' and '#### B. Birds' with text below them are headings, '#### B' is none.
     """
     lines = hash_lines(text)
-    letters = set()
-    for line, _ in lines:
-        letter = read_option(line)
-        if letter is not None:
-            letters.add(letter)
+    letters = {read_option(line) for line, _ in lines}
+    letters.discard(None)
     # one heading for each option: none of them is the answer
     one_each = len(letters) > 1
 
@@ -181,16 +186,17 @@ def after_option_hashes(text):
         if not line:
             found = ''
             continue
-        is_lone = lone_letter(line) is not None
-        is_announced = re.search('answer', line, re.IGNORECASE) is not None
-        is_answer = is_lone or is_announced
-        if text_follows and (one_each or not is_answer):
-            continue
-        if one_each and not is_answer and read_option(line) != UNCLEAR:
-            continue
-        if text_follows and read_option(line) is None:
-            continue
-        return line
+        letter = read_option(line)
+        if ANNOUNCED.search(line):
+            is_heading = text_follows and letter is None
+        elif lone_letter(line):
+            is_heading = text_follows and one_each
+        elif letter == UNCLEAR and ONLY_LETTERS.fullmatch(line):
+            is_heading = False
+        else:
+            is_heading = text_follows or (one_each and letter != UNCLEAR)
+        if not is_heading:
+            return line
     return found
 
 
@@ -200,13 +206,14 @@ OPTION = r"[(\[*]{0,3}(?P<letter>[A-Z])[)\]*]{0,3}(?![A-Za-z0-9'’-])"
 SURE = r'(?: clearly| therefore| definitely| obviously| indeed| thus| most likely| likely)?'
 # 'B is the correct answer', 'B is right'
 IS_RIGHT = re.compile(
-    rf'{CALLED}?{OPTION} {{1,3}}(?:is|would be|must be|has to be|should be){SURE}'
+    rf'{CALLED}?{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}(?:is|would be|must be|has to be|should be){SURE}'
     r'(?: the| an?)?(?: only| single)?(?: \*{0,2}(?:correct|right|best|most appropriate)\*{0,2})?'
     r'(?P<noun> \*{0,2}(?:answer|option|choice|one|response)\b\*{0,2})?')
 # 'I choose B'
 CHOOSES = re.compile(
     rf"\b(?:I|[Ww]e)(?: would|'d| will|'ll| therefore| thus| hence){{0,2}}"
-    r' (?:choose|pick|select|go with|opt for|vote for|answer with|answer|settle on) '
+    r"(?: am|'m)?"
+    r' (?:going with|choose|pick|select|go with|opt for|vote for|answer with|answer|settle on) '
     rf'{CALLED}?{OPTION}')
 # 'So it must be B.' and 'Answer B' at the end of a text
 CONCLUDES = re.compile(
@@ -290,7 +297,7 @@ def lone_option(text):
     if len(text) > MAX_TAIL:
         return None
     lines = [line for line in text.split('\n') if line.strip()]
-    if len(lines) == 1 and re.match(r'[\s(*\[]*[A-Z][).:\]]', text):
+    if len(lines) == 1 and re.match(r'[\s(*\[]*[A-Z](?:[).:\]]|,? (?:because|since)\b)', text):
         return read_option(text)
     # a list of letters names no option
     letters = [lone_letter(line) for line in lines]

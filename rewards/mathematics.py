@@ -13,7 +13,8 @@ ENUMERATED = re.compile(
     r'(?:step|part|case|method|example|problem|question|option)\s*#?[0-9]+'
     r'|[0-9]{1,2}\s?[.):]\s+[A-Za-z]', re.IGNORECASE)
 # a word that is neither a macro's name nor in quotes or braces, as \text{east} is
-WORD = re.compile(r'(?<![\\a-zA-Z{"])[a-zA-Z]{2,}')
+WORD = re.compile(r'(?<![\\a-zA-Z{"])(?!(?:sqrt|sin|cos|tan|log|ln|pi)\b)[a-zA-Z]{2,}')
+# titles of one word; other single words may be an answer
 TITLES = {
     'solution', 'answer', 'explanation', 'analysis', 'calculation', 'calculations', 'conclusion',
     'summary', 'verification', 'check', 'approach', 'setup', 'proof', 'final', 'given', 'reasoning',
@@ -31,9 +32,9 @@ def is_heading(line, text_follows):
     if re.match(r'[^a-zA-Z]*[0-9]', line):
         return False
     words = WORD.findall(line)
-    if len(words) == 1:
-        return words[0].lower() in TITLES
-    return len(words) > 1
+    if words == [line]:
+        return line.lower() in TITLES
+    return len(words) > 0
 
 
 def after_answer_hashes(text):
