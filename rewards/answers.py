@@ -60,6 +60,9 @@ def after_thinking(text):
     because the prompt may have opened the block. A mark in quotes is only mentioned.
     """
     for opening, closing in THINKING_MARKS.items():
+        # nearly all texts have neither
+        if opening not in text and closing not in text:
+            continue
         closed_at = last_mark(text, closing)
         is_closed = closed_at >= 0
         if is_closed:
@@ -311,6 +314,8 @@ def after_phrase(text, nouns=('nswer', 'NSWER')):
 
 
 # --- what a place holds ---------------------------------------------------------
+# any sign of what the patterns below look for
+WRAPPING = re.compile(r'[\\*`_<]|answer', re.IGNORECASE)
 TAG = re.compile(r'</?(?:answer|b|strong|i|em|u|code)>')
 # **18**, _18_, but not 2**4
 EMPHASIS = re.compile(r'(?<![\w)*])(\*{1,3}|_{1,2})(?=\S)([^*`_]+)(?<=\S)\1(?![\w(*])')
@@ -325,6 +330,9 @@ def unwrapped(content):
 
     Blanks replace a box and a tag, so that 1\boxed{8} does not become 18.
     """
+    # most answers have no wrapping
+    if not WRAPPING.search(content):
+        return content.strip()
     text = TAG.sub(' ', content)
     # a wrapping may hold another one
     for _ in range(3):

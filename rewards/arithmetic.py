@@ -1,4 +1,5 @@
 r"""Word problems whose answer is a number (gsm8k), and the sums of the embedded task (sums)."""
+import functools
 import re
 
 from rewards.answers import UNCLEAR, after_hashes, after_phrase, after_thinking, boxed
@@ -188,10 +189,16 @@ def sums_answer(completion):
 
 
 # --- judging --------------------------------------------------------------------
+@functools.lru_cache(4096)
+def number_of_truth(answer_of, truth):
+    """The number of a truth: it is read as an answer is read."""
+    return answer_of(f'#### {truth}')
+
+
 def judge_number(answer_of, completion, truth):
     """(1.0 if the answer is the truth's number, both numbers as text)."""
     answer = answer_of(completion)
-    wanted = answer_of(f'#### {truth}')
+    wanted = number_of_truth(answer_of, truth)
     is_right = answer is not None and answer == wanted
     return float(is_right), f'{answer} against {wanted}'
 

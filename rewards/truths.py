@@ -104,7 +104,7 @@ def read_code(value):
         if isinstance(only, dict) and 'input' in only:
             return [only]
         value = only
-    need(isinstance(value, (dict, list)), 'tests are needed, in a dict or a list')
+    need(isinstance(value, (dict, list)), 'tests are needed, each with input and output')
     return value
 
 
