@@ -19,6 +19,8 @@ TERM = re.compile(
 # the left side of an equation that is still to be solved: 2x, x + y
 UNKNOWN = re.compile(r'[0-9][xyzn](?![a-zA-Z])')
 SUM_OF_UNKNOWNS = re.compile(r'(?<![a-zA-Z\\])[a-zA-Z] ?[-+*/^] ?[0-9a-zA-Z]')
+# x = 17, x = 18
+SEVERAL_VALUES = re.compile(r'(?<![a-zA-Z])[a-zA-Z] ?= ?-?[0-9.]+[,;]')
 WORD_OF_PROSE = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 # a number with its unit in one word: 18, $18.50, 1/2, 18%, 5pm, 60km/h
 NUMBER = re.compile(r'([-+]?[0-9.,]+(?:/[0-9]+)?)%?(?:[a-zA-Z]{2,})?(?:/[a-zA-Z]{2,})?')
@@ -35,6 +37,7 @@ ENUMERATED = re.compile(
 PART = re.compile(rf'"?{PARTS}\s*#?[0-9]+\b', re.IGNORECASE)
 ENUMERATION = re.compile(
     rf'^[#*> \t]{{0,9}}(?:{PARTS}[ \t]*[0-9]+|[0-9]{{1,2}}[.)](?=[ \t]+\S))', re.IGNORECASE | re.M)
+HEADING_LINE = re.compile(r'^#{1,6} .*\n', re.MULTILINE)
 # '18 apples', '$18', '\frac12', '\text{18 apples}': a line that begins with its number
 NUMBER_FIRST = re.compile(r'(?:[^a-zA-Z0-9]|(?<=\\)[a-zA-Z]{1,20}|US(?=\$)|(?:USD|EUR|GBP|INR|Rs) ?)*[0-9]')
 # 'x = 18', 'Total: 18'
@@ -49,13 +52,16 @@ def is_heading(line, text_follows):
     line = unwrapped(line)
     if ENUMERATED.match(line):
         return True
-    # a text that goes on after '#### She has 18 apples' may have had a heading there
+    # what a text ends with is no heading
     if not text_follows:
         return False
     if not re.search('[0-9]', line):
         return True
     if TITLE.match(line):
         return True
+    # '#### She has 18 apples.' is a sentence
+    if line.endswith('.'):
+        return False
     named = NAMED_NUMBER.match(line)
     value = line[named.end():] if named else line
     if NUMBER_FIRST.match(value):
@@ -77,6 +83,10 @@ def number_of_word(word, nearby):
             return None
         if re.search(r'[\\^_]', other):
             return None
+    # 'less than 18' is not 18
+    place = nearby.index(word)
+    if place > 0 and nearby[place - 1].lower() == 'than':
+        return None
     found = NUMBER.fullmatch(word.strip('*').rstrip(".,;?'"))
     if not found:
         return None
@@ -125,6 +135,8 @@ def read_number(content):
         return None
     # the last side counts, as in 9 * 2 = 18
     left, _, last = text.rpartition('=')
+    if SEVERAL_VALUES.search(left):
+        return UNCLEAR
     if is_unsolved(left):
         return None
     last = last.strip()
@@ -148,13 +160,15 @@ def read_number(content):
 def number_of_prose(text):
     """The last number of a text that marks no answer; None where its last line is in doubt."""
     tail = text.rstrip()[-2000:].replace('\\$', '$')
-    last_line = tail.rpartition('\n')[2]
+    before, line_end, last_line = tail.rpartition('\n')
     if UNSURE.search(last_line):
         return None
     # a text that ends with a heading was cut before its answer
     if last_line.startswith('#') and is_heading(last_line.strip('# '), False):
         return None
-    return last_number(ENUMERATION.sub('', tail))
+    # the numbers in headings and of steps are not the answer
+    without_headings = HEADING_LINE.sub('', before + line_end) + last_line
+    return last_number(ENUMERATION.sub('', without_headings))
 
 
 def after_answer_hashes(text):

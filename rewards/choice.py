@@ -2,6 +2,10 @@ r"""Multiple choice (mcq): which option's letter a completion names.
 
 A letter counts only where it is used as a name. In 'A mammal lays no eggs' it is an article, in
 'C, I checked it twice' a pronoun, in 'B cells' a part of a word.
+
+The letter is looked for at marked places first (read_option): in \boxed{}, in <answer>, after '####'
+and after 'the answer is'. Then in sentences like 'B is correct' (named_option), and at last in a
+text that is not much more than the letter (lone_option).
 """
 import functools
 import re
@@ -11,39 +15,45 @@ from rewards.answers import loaded, tagged, unwrapped
 
 LETTERS = 'ABCDEFGHIJ'  # the options where a truth does not list them
 MAX_READ = 400  # characters of what stands at a marked place
-MAX_TAIL = 4000  # characters at the end of a text that are searched for sentences like 'I choose B'
+MAX_TAIL = 4000  # characters at the end of a text that are searched for sentences that name an option
 
-# --- one letter -----------------------------------------------------------------
-# macros and signs that are there for looks: \textbf{(B)}, $B$
-LOOKS = re.compile(
-    r'\\(?:text|math)(?:bf|rm|it|sf|tt|bb|cal|normal|up)?(?![a-zA-Z])'
-    r'|\\(?:mbox|operatorname|bf|rm|left|right|displaystyle|q?quad)(?![a-zA-Z])'
-    r'|\\[ ,;:!()\[\]]|[{}$`"“”]|\*\*')
-# what may come before the letter: 'option B', 'clearly B', 'I think it is B'
-BEFORE_LETTER = re.compile(
-    r"(?:(?:clearly|definitely|obviously|therefore|thus|indeed|simply|most likely|probably|likely"
-    r"|the|an?)\s+(?=[(A-Z]|option|choice|letter)"
-    r"|(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|CHOICE|ANSWER)[\s:]+"
-    r"|I(?: am|'m|'d| would)? (?:think|believe|say|go with|choose|pick|select|sure|confident|certain)"
-    r"(?: that)?,? (?:(?:it is|it's|it must be|the answer is) )?)")
-LETTER = re.compile(r"([(\[]*)\s*([A-Z])(?![A-Za-z0-9'’])(?:\s+(?=[)\].:,;]))?(.*)", re.DOTALL)
-# a small letter counts in brackets only
+
+def one_of(*words):
+    """A pattern for any of these words or patterns."""
+    return '(?:' + '|'.join(words) + ')'
+
+
+# --- a text without what is there for looks -------------------------------------
+# \textbf{(B)}, $B$, **B**, "B"
+LOOKS = re.compile(one_of(
+    r'\\(?:text|math)(?:bf|rm|it|sf|tt|bb|cal|normal|up)?(?![a-zA-Z])',
+    r'\\(?:mbox|operatorname|bf|rm|left|right|displaystyle)(?![a-zA-Z])',
+    r'\\[()\[\]]',
+    r'[{}$`"“”]',
+    r'\*\*'))
+SPACES = re.compile(r'\\[ ,;:!]|\\q?quad(?![a-zA-Z])|~')
 SMALL_LETTER = re.compile(r'\([a-j]\)')
-# an answer that names none or several: 'neither A nor B', 'all of the above', 'AB'
-NO_ONE_OPTION = re.compile(
-    r"(?i:not|neither|nor|either|both|none|all|between|maybe|perhaps|unclear|unknown|unsure)\b"
-    r"|I(?: am|'m)? (?:not|unsure|don't|do not|cannot|can't)\b|[A-J]{2,4}\W*$")
 
+
+def plain(text):
+    r"""A text without macros, bold face and quotes: '(B) birds' for '\textbf{(b)} birds'."""
+    text = LOOKS.sub('', SPACES.sub(' ', text))
+    # a small letter counts in brackets only
+    return SMALL_LETTER.sub(lambda found: found[0].upper(), text)
+
+
+# --- is a letter a name? --------------------------------------------------------
+# nothing that could make another word of a letter: A's, B12, C-section
+NO_WORD = r"(?![A-Za-z0-9'’-])"
 # words that may follow a letter without punctuation: 'B because ...'
 FOLLOWS_LETTER = {
     'because', 'since', 'as', 'which', 'where', 'so', 'therefore', 'thus', 'hence', 'by', 'from',
     'in', 'for', 'is', 'was', 'would', 'seems', 'or', 'and', 'nor', 'not', 'but', 'due', 'based',
     'according', 'rather', 'instead', 'given', 'here', 'with', 'while'}
-# of these, what may also follow an article ('a given day') or the pronoun ('I was')
-AFTER_ARTICLE = {'due', 'based', 'rather', 'given', 'with', 'while', 'not', 'but'}
-AFTER_PRONOUN = {'because', 'since', 'is'}
-# after these words an answer gives its reasons, which may name other options
-REASON = re.compile(r"\b(?:because|since|(?<!well )as(?! well)|due to|given|so|which|where|I [a-z]+|I'm)\b")
+# of these, those that also follow an article: 'a given day'
+FOLLOWS_ARTICLE = {'due', 'based', 'rather', 'given', 'with', 'while', 'not', 'but'}
+# of these, those that do not follow the pronoun: neither 'I so' nor 'I was'
+FOLLOWS_NO_PRONOUN = {'because', 'since', 'is'}
 
 
 def is_name(letter, rest, bracketed=False):
@@ -56,13 +66,13 @@ def is_name(letter, rest, bracketed=False):
     # 'A. mammals', 'A) mammals'
     if rest[0] in ')].:':
         return True
-    # 'A, because', but also 'I, for one, ...'
+    # 'A, because ...', but 'I, for one, ...' is the pronoun
     if rest[0] in ',;':
         return letter != 'I'
-    # 'A - mammals', 'A/B', 'A (mammals)', but neither 'A-frame' nor 'A + B'
+    # 'A/B', 'A (mammals)', 'A - mammals', but neither 'A-frame' nor 'A + B'
     if re.match(r'\s*[/|&(]|\s+[-–—]\s|\s*[–—]', rest):
         return True
-    # 'A 15', and nothing more
+    # 'A 15' and nothing more
     if re.fullmatch(r'\s+[-$]?[0-9][0-9.,/%]*\s*', rest):
         return True
     # 'A B'
@@ -74,50 +84,81 @@ def is_name(letter, rest, bracketed=False):
         return False
     word = following[1]
     if letter == 'I' and word in ('and', 'or', 'nor'):
+        # 'I or J', but 'I and my friend' is the pronoun
         return re.match(r'\s+\w+\s+\(?[A-J](?![A-Za-z])', rest) is not None
     if letter == 'I':
-        return word in AFTER_PRONOUN
-    if letter == 'A' and word in AFTER_ARTICLE:
+        return word in FOLLOWS_NO_PRONOUN
+    if letter == 'A' and word in FOLLOWS_ARTICLE:
         return False
     return word in FOLLOWS_LETTER
 
 
-# 'B is wrong', '(B) can never be true'
-DENIED = re.compile(
-    r"[\s)\]]*(?:is|was|would be|can|could|does|must|will)"
-    r"(?:n't|n’t|not|\s+(?:not|never|wrong|false|incorrect))\b")
+# --- is another option named, too? ----------------------------------------------
+# after these words an answer gives its reasons, which may name other options
+REASON = re.compile(
+    r"\b(?:because|since|(?<!well )as(?! well)|due to|given|so|which|where|I [a-z]+|I'm)\b")
+# ' or', ', and', but not ' and I am sure'
+CONJUNCTION = re.compile(r"[\s,)*]*(?:or|and|nor)\b(?! I(?: [a-z]|['’]))")
 # directly after a letter: ' or B', ', B', ')(B', '/B'
 LISTED = re.compile(
-    r"[\s,;/&|)(\].:*-]*(?:(?:or|and|nor)\b)?[\s,/&|(\[]*(?:(?:option|choice) )?"
-    r"(?P<letter>[A-Z])(?![A-Za-z0-9'’-])", re.IGNORECASE)
-CONJUNCTION = re.compile(r"[\s,)*]*(?:or|and|nor)\b(?! I(?: [a-z]|['’]))")
-# further on in the sentence: 'or possibly B', '(B)'
+    r'[\s,;/&|)(\].:*-]*(?:(?:or|and|nor)\b)?[\s,/&|(\[]*'
+    rf'(?:(?:[Oo]ption|[Cc]hoice) )?(?P<letter>[A-Z]){NO_WORD}')
+# further on in the sentence: 'or possibly B', '(B)', 'B)'
+ADDS = one_of(
+    'or', 'nor', 'and', 'as well as', 'along with', 'plus', 'maybe', 'perhaps', 'possibly',
+    'alternatively', 'also', 'could be', 'might be')
 FURTHER = re.compile(
-    r"\b(?:or|nor|and|as well as|along with|plus|maybe|perhaps|possibly|alternatively|also|could be|might be)\b[^A-Za-z]{0,5}"
-    r"(?:possibly |maybe |perhaps |also )?(?:it could be |it might be )?(?:option |choice )?\(?"
-    r"(?P<letter>[A-J])(?![A-Za-z0-9'’-])"
-    r"|(?<!not )(?<!than )(?<!of )\((?P<bracketed>[A-J])\)|(?<![A-Za-z(])(?P<closed>[A-J])\)")
+    rf'\b{ADDS}\b[^A-Za-z]{{0,5}}(?:possibly |maybe |perhaps |also )?'
+    rf'(?:it could be |it might be )?(?:option |choice )?\(?(?P<letter>[A-J]){NO_WORD}'
+    r'|(?<!not )(?<!than )(?<!of )\((?P<bracketed>[A-J])\)'
+    r'|(?<![A-Za-z(])(?P<closed>[A-J])\)')
+# 'B is wrong', '(B) can never be true', 'B could be right'
+DENIED = re.compile(
+    r'[\s)\]]*(?:(?:is|was|would be|can|could|does|must|will)'
+    r"(?:n't|n’t|not|\s+(?:not|never|wrong|false|incorrect))\b"
+    r'|(?:may|might|could)\s+(?:also\s+)?be\b)')
 
 
 def names_another(letter, rest):
     """Whether what follows an option's letter names another option, as ' or B' does."""
-    # in 'D because A, B and C are false' the reasons are no answer
-    claim = REASON.split(rest, maxsplit=1)[0]
     if CONJUNCTION.match(rest):
         return True
     listed = LISTED.match(rest)
-    if listed and listed['letter'].isupper() and listed['letter'] != letter:
+    if listed and listed['letter'] != letter:
         if is_name(listed['letter'], rest[listed.end():]):
             return True
+
+    # in 'D because A, B and C are false' the reasons are no answer
+    claim = REASON.split(rest, maxsplit=1)[0]
     for found in FURTHER.finditer(claim):
-        other = found['letter'] or found['bracketed'] or found['closed']
         # 'and C is wrong'
         if DENIED.match(claim, found.end()):
             continue
+        other = found['letter'] or found['bracketed'] or found['closed']
         bracketed = found['letter'] is None
         if other != letter and is_name(other, claim[found.end():], bracketed):
             return True
     return False
+
+
+# --- the letter at a marked place -----------------------------------------------
+# an answer that names none or several: 'neither A nor B', 'all of the above', 'I am not sure', 'AB'
+NO_ONE_OPTION = re.compile(one_of(
+    r'(?i:not|neither|nor|either|both|none|all|between|maybe|perhaps|unclear|unknown|unsure)\b',
+    r"I(?: am|'m)? (?:not|unsure|don't|do not|cannot|can't)\b",
+    r'[A-J]{2,4}\W*$'))
+# what may come before the letter: 'clearly B', 'option B', 'I think that it is B'
+ADVERB = one_of(
+    'clearly', 'definitely', 'obviously', 'therefore', 'thus', 'indeed', 'simply', 'most likely',
+    'probably', 'likely', 'the', 'an?')
+BEFORE_LETTER = re.compile(one_of(
+    rf'{ADVERB}\s+(?=[(A-Z]|option|choice|letter)',
+    r'\[?(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer|OPTION|CHOICE|ANSWER)[\s:]+',
+    r"I(?: am|'m|'d| would)? "
+    r'(?:think|believe|say|go with|choose|pick|select|sure|confident|certain)(?: that)?,? '
+    r"(?:(?:it is|it's|it must be|the answer is) )?"))
+LETTER = re.compile(
+    r"([(\[]*)\s*([A-Z])(?![A-Za-z0-9'’])(?:\s+(?=[)\].:,;]))?(.*)", re.DOTALL)
 
 
 def read_option(content):
@@ -125,8 +166,7 @@ def read_option(content):
 
     'B' for 'B', '\text{(B)}', 'option B', 'B) birds' and 'B because birds fly'.
     """
-    text = LOOKS.sub(' ', unwrapped(content[:MAX_READ])).strip(' \t\r\n*_,:-–—')
-    text = SMALL_LETTER.sub(lambda found: found[0].upper(), text)
+    text = plain(unwrapped(content[:MAX_READ])).strip(' \t\r\n*_,:-–—')
     if NO_ONE_OPTION.match(text):
         return UNCLEAR
     # 'I think it is option B' has two of these
@@ -138,8 +178,8 @@ def read_option(content):
     found = LETTER.match(text)
     if not found:
         return UNCLEAR if NO_ONE_OPTION.match(text) else None
+
     opening, letter, rest = found.groups()
-    # a formula is no option: A + B, A = 5
     bracketed = bool(opening) and rest[:1] in (')', ']')
     if not is_name(letter, rest, bracketed):
         return None
@@ -152,22 +192,22 @@ def read_option(content):
 
 # --- letters in headings --------------------------------------------------------
 LONE_LETTER = re.compile(
-    r'[\s(\[*_`"]*(?:(?:the |my )?(?:final |correct )?(?:option|choice|answer|letter)[\s:*–—-]+)?'
-    r'[(\[*_`"]*([A-Z])[\s.)\]*_`"]*', re.IGNORECASE)
-
-
-def lone_letter(line):
-    """The letter of a line that holds nothing else, as '**(B)**' or 'Option B'; None without one."""
-    found = LONE_LETTER.fullmatch(line[:60]) if len(line) <= 60 else None
-    if found is None or not found[1].isupper():
-        return None
-    return found[1]
-
-
+    r'[\s(\[*_]*(?:(?:the |my )?(?:final |correct )?(?:option|choice|answer|letter)[\s:*–—-]+)?'
+    r'[(\[*_]*([A-Z])[\s.)\]*_]*', re.IGNORECASE)
 # '#### Answer: B'
 ANNOUNCED = re.compile(r'answer\W{0,4}(?:is\b|:|=)', re.IGNORECASE)
 # '#### A or B': a line of nothing but letters
 ONLY_LETTERS = re.compile(r'(?:[A-J](?![A-Za-z])|or\b|and\b|either\b|both\b|[\s(),/&*.])+')
+
+
+def lone_letter(line):
+    """The letter of a line that holds nothing else, as '**(B)**' or 'Option B'; None without one."""
+    if len(line) > 60:
+        return None
+    found = LONE_LETTER.fullmatch(plain(line))
+    if not found or not found[1].isupper():
+        return None
+    return found[1]
 
 
 def after_option_hashes(text):
@@ -201,75 +241,79 @@ def after_option_hashes(text):
 
 
 # --- sentences that name an option ----------------------------------------------
-CALLED = r'(?P<called>(?:[Tt]he )?(?:[Cc]orrect )?(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)[ :]{1,2})'
-OPTION = r"[(\[*]{0,3}(?P<letter>[A-Z])[)\]*]{0,3}(?![A-Za-z0-9'’-])"
-SURE = r'(?: clearly| therefore| definitely| obviously| indeed| thus| most likely| likely)?'
-# 'B is the correct answer', 'B is right'
+CALLED = (
+    r'(?P<called>(?:[Tt]he )?(?:[Cc]orrect )?(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)[ :]{1,2})?')
+OPTION = rf'{CALLED}[(\[]?(?P<letter>[A-Z])[)\]]?{NO_WORD}'
+SURE = one_of(
+    ' clearly', ' therefore', ' definitely', ' obviously', ' indeed', ' thus', ' most likely', ' likely')
+RIGHT = one_of('correct', 'right', 'best', 'most appropriate')
+# 'B is right', 'option B (birds) is the correct answer', 'B is the answer'
 IS_RIGHT = re.compile(
-    rf'{CALLED}?{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}(?:is|would be|must be|has to be|should be){SURE}'
-    r'(?: the| an?)?(?: only| single)?(?: \*{0,2}(?:correct|right|best|most appropriate)\*{0,2})?'
-    r'(?P<noun> \*{0,2}(?:answer|option|choice|one|response)\b\*{0,2})?')
-# 'I choose B'
+    rf'{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}(?:is|would be|must be|has to be|should be){SURE}?'
+    rf'(?: the| an?)?(?: only| single)?(?: {RIGHT}(?: (?:answer|option|choice|one|response))?| answer)\b')
+# 'I choose B', "I'd go with option B"
 CHOOSES = re.compile(
-    rf"\b(?:I|[Ww]e)(?: would|'d| will|'ll| therefore| thus| hence){{0,2}}"
-    r"(?: am|'m)?"
-    r' (?:going with|choose|pick|select|go with|opt for|vote for|answer with|answer|settle on) '
-    rf'{CALLED}?{OPTION}')
-# 'So it must be B.' and 'Answer B' at the end of a text
+    r"\b(?:I|[Ww]e)(?: would|'d| will|'ll| therefore| thus| hence){0,2}(?: am|'m)? "
+    r'(?:going with|choose|pick|select|go with|opt for|vote for|answer with|answer|settle on) '
+    rf'{OPTION}')
+# at the end of a text: 'So it must be B.', 'It is B.', 'Answer B'
 CONCLUDES = re.compile(
     r'(?:\b(?:[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence),? '
     r"(?:(?:(?:it|this|that) (?:is|must be|has to be|can only be)|it's) )?"
-    r"|\b(?:[Ii]t|[Tt]his) (?:must be|has to be|can only be|is) "
+    r'|\b(?:[Ii]t|[Tt]his) (?:must be|has to be|can only be|is) '
     r'|\b(?:[Aa]nswer|ANSWER|[Aa]ns|ANS)\s?[:.–—-]?\s?)'
-    rf'{CALLED}?{OPTION}[\s.!*)]*\Z')
+    rf'{OPTION}[\s.!*)]*\Z')
 
-# what may follow the claim
+# what may follow: the sentence or the clause ends, or its reasons begin
 CLAIM_ENDS = re.compile(r'[\s*)]*(?:$|[.,;:!\n(–—])|\s+(?:because|since|as|for|here)\b')
 CHOICE_ENDS = re.compile(r'[\s*)]*(?:$|[.,;:!\n(–—])|\s+(?:because|since)\b')
-# words that may stand before the letter: 'I think that B is right', but not 'vitamin B is right'
+# the word before: 'I think B is right', but not 'vitamin B is right'
 LEADS = {
     '', 'so', 'therefore', 'thus', 'hence', 'that', 'think', 'believe', 'conclude', 'only', 'clearly',
     'then', 'means', 'but', 'and', 'say', 'sure', 'confident', 'obviously', 'overall', 'finally'}
-# a claim after these words is none
+# with these words before, a claim is none: 'not', 'if', 'some say', 'A and'
+DOUBTS_BEFORE = one_of(
+    'not', 'never', 'neither', 'nor', 'or', 'either', 'if', 'whether', 'unless', 'might', 'may',
+    'could', 'maybe', 'perhaps', 'possibly', 'both', 'none', 'doubt', 'doubtful', 'unlikely', 'why',
+    'how', 'suppose', 'assume', 'assuming', 'some', 'someone', 'one', 'many', 'people', 'students',
+    'although', 'though', 'when', 'until', 'before', 'first', 'initially', 'says?', 'said', 'claims?')
 HEDGE_BEFORE = re.compile(
-    r"\b(?:not|never|neither|nor|or|either|if|whether|unless|might|may|could|maybe|perhaps|possibly"
-    r"|both|none|doubt|doubtful|unlikely|why|how|suppose|assume|assuming|some|someone|one|many|people"
-    r"|students|although|though|when|until|before|first|initially|says?|said|claims?|not sure)\b"
-    r"|n't|n’t|[A-J][)\]]?,? ?(?:and|&|/|,) ?\(?$", re.IGNORECASE)
+    rf"\b{DOUBTS_BEFORE}\b|n't|n’t|[A-J][)\]]?,? ?(?:and|&|/|,) ?\(?$", re.IGNORECASE)
+# and with these words after: 'or', 'but ... could', 'only if', '? No', ', C'
+DOUBTS_AFTER = one_of(
+    'or', 'nor', 'maybe', 'perhaps', 'possibly', 'could', 'might', 'may', 'also', 'either', 'unless',
+    'if', 'but', 'too')
 HEDGE_AFTER = re.compile(
-    r"\b(?:or|nor|maybe|perhaps|possibly|could|might|may|also|either|unless|if|but|too)\b|\?"
-    r"|^[\s,/&)]*(?:and )?\(?[A-J](?![A-Za-z'’])|n't|^\W*(?:not|wrong|no)\b", re.IGNORECASE)
+    rf"\b{DOUBTS_AFTER}\b|\?|^[\s,/&)]*(?:and )?\(?[A-J](?![A-Za-z'’])|n't|^\W*(?:not|wrong|no)\b",
+    re.IGNORECASE)
 SENTENCE_BEGINS = re.compile(r'[.!?:;][*_\s)]+|\n')
 NEW_CLAUSE = re.compile(r'\b(?:so|therefore|thus|hence|but)\b,?', re.IGNORECASE)
 
 
 def is_claimed(found, text, ends):
     """Whether the sentence around a match says without a hedge what the match says."""
-    letter = found['letter']
-    if letter == 'I' and not found['called']:
+    # 'I is correct' needs 'option I'
+    if found['letter'] == 'I' and not found['called']:
         return False
     if not ends.match(text, found.end()):
         return False
 
     # before: the last clause of the sentence, as 'B is right' in 'A is wrong, so B is right'
     before = SENTENCE_BEGINS.split(text[max(0, found.start() - 300):found.start()])[-1]
-    if HEDGE_BEFORE.search(NEW_CLAUSE.split(before)[-1]):
+    clause = NEW_CLAUSE.split(before)[-1]
+    if HEDGE_BEFORE.search(clause):
         return False
     words = before.strip(' \t,*_("').split()
     last_word = words[-1].strip(',*_(').lower() if words else ''
-    ends_clause = before.rstrip(' *_(').endswith((',', '—', '–', '-'))
-    if not found['called'] and last_word not in LEADS and not ends_clause:
+    is_new_clause = before.rstrip(' *_(').endswith((',', '—', '–', '-'))
+    is_led = found['called'] or is_new_clause or last_word in LEADS
+    if not is_led:
         return False
 
     # after: the rest of the sentence, up to the reasons
     after = re.split(r'(?<=[.!?])\s|\n', text[found.end():found.end() + 300], maxsplit=1)[0]
-    return HEDGE_AFTER.search(REASON.split(after, maxsplit=1)[0]) is None
-
-
-def says_right(found):
-    """Whether 'B is ...' goes on with 'right', 'correct' or 'the answer', not just with anything."""
-    claim = found[0][found.end('letter') - found.start():]
-    return re.search(r'\b(?:correct|right|best|most appropriate|answer)\b', claim) is not None
+    claim = REASON.split(after, maxsplit=1)[0]
+    return HEDGE_AFTER.search(claim) is None
 
 
 def named_option(text):
@@ -277,27 +321,34 @@ def named_option(text):
 
     None if no sentence does so without a hedge.
     """
-    tail = text.rstrip()[-MAX_TAIL:]
+    tail = plain(text.rstrip()[-MAX_TAIL:])
     letters = set()
-    for found in IS_RIGHT.finditer(tail):
-        if says_right(found) and is_claimed(found, tail, CLAIM_ENDS):
-            letters.add(found['letter'])
-    for pattern in (CHOOSES, CONCLUDES):
+    for pattern, ends in ((IS_RIGHT, CLAIM_ENDS), (CHOOSES, CHOICE_ENDS), (CONCLUDES, CHOICE_ENDS)):
         for found in pattern.finditer(tail):
-            if is_claimed(found, tail, CHOICE_ENDS):
+            if is_claimed(found, tail, ends):
                 letters.add(found['letter'])
     if len(letters) > 1:
         return UNCLEAR
     return letters.pop() if letters else None
 
 
+# --- a text that is not much more than the letter -------------------------------
+# 'B) birds', 'Option B. Birds', 'B because ...', but not 'B) is better'
+LETTER_FIRST = re.compile(
+    r'[\s(*\[]*(?:[Oo]ption )?[A-Z](?:[).:\]]|,? (?:because|since)\b)'
+    r'(?!\s*(?:is|was|are|would|could|can|may|might|does|must|seems|has)\b)')
+
+
 def lone_option(text):
-    """The letter of a text that is 'B' or 'B) birds', or whose first or last line is a letter alone."""
+    """The letter of a text that is 'B' or 'B) birds', or that has one line with a letter alone.
+
+    That line must be the first or the last.
+    """
     text = text.strip()
     if len(text) > MAX_TAIL:
         return None
     lines = [line for line in text.split('\n') if line.strip()]
-    if len(lines) == 1 and re.match(r'[\s(*\[]*[A-Z](?:[).:\]]|,? (?:because|since)\b)', text):
+    if len(lines) == 1 and LETTER_FIRST.match(plain(text)):
         return read_option(text)
     # a list of letters names no option
     letters = [lone_letter(line) for line in lines]

@@ -56,6 +56,10 @@ HEADINGS_GSM8K = [
     ('There are 17.\n####', '17', 0),
     ('5 + 13 = 18\n#### seventeen', '18', 0),
     ('#### 17\n#### or 18\nHm.', '17', 0),
+    ('#### Half of 18\nThat is it.', '18', 0), ('#### She has 18 apples.\n\nThat is it.', '18', 1),
+    ('#### 1st step: add\n4 + 5 = 9\nThe answer is 9.', '1', 0), ('#### (1) Add\n4 + 5 = 9\n\n**Answer:** 9', '9', 1),
+    ('#### Day 1\n5 eggs\n#### Day 2\n13 eggs\nTotal: 18 eggs.', '18', 1), ('#### Q1\n4 + 5 = 9\nThe answer is 9.', '1', 0),
+    ('#### between 17 and 18\nThe answer is 18', '18', 0), ('The answer is 18\n#### Note 2', '2', 0),
     ('#### 17\n#### 18', '18', 1), ('#### 17\n#### 18', '17', 0),
 ]
 HEADINGS_MCQ = [
@@ -111,7 +115,9 @@ PLACES_GSM8K = [
     ('#### \\boxed{17} or \\boxed{18}', '18', 0), ('#### \\boxed{17} \\boxed{18}', '18', 0),
     ('#### 17, 18\n\\boxed{18}', '18', 0), ('#### not \\boxed{18}', '18', 0), ('#### 1\\boxed{8}', '18', 0),
     ('#### 2**4', '24', 0), ('#### 2**4', '16', 0), ('#### 18k\nThe answer is 18.', '18', 0),
-    ('17 or \\boxed{18}', '18', 0), ('\\boxed{18} or maybe 17', '18', 0),
+    ('17 or \\boxed{18}', '18', 0), ('\\boxed{x = 17 or x = 18}', '18', 0), ('#### x = 17, y = 18', '18', 0),
+    ('\\boxed{x + y = 18}\nThe answer is 9.', '18', 0), ('\\boxed{\\text{Step 1}}\nThe answer is 9.', '1', 0),
+    ('#### less than 18', '18', 0), ('The answer is more than 18.', '18', 0), ("#### '24'", '24', 1), ('Answer:\n```\n24\n```', '24', 1), ('\\boxed{18} or maybe 17', '18', 0),
     ('\\boxed{\\sqrt{9}}\nThe answer is 3.', '3', 0), ('\\boxed{18 million}\nThe answer is 18.', '18', 0),
     ('The answer is 17 or 18.\n<answer>18</answer>', '18', 0),
     ('The answer is 18. I doubt that the answer is right.', '18', 0),
@@ -132,7 +138,7 @@ PLACES_MCQ = [
     ('<answer>\\boxed{B}</answer>', 'B', 1), ('\\boxed{\\text{(D)}}', 'D', 1), ('Answer: `D`', 'D', 1),
     ('\\boxed{\\textbf{(B)}\\ 12}', 'B', 1), ('\\boxed{\\text{B}}', 'B', 1), ('\\boxed{\\mathrm{B}}', 'B', 1),
     ('\\boxed{\\textbf{B) } 12}', 'B', 1), ('\\boxed{\\text{Option B}}', 'B', 1), ('\\boxed{**B**}', 'B', 1),
-    ('\\boxed{B. 12}', 'B', 1), ('\\boxed{(B) \\text{ birds}}', 'B', 1), ('#### \\boxed{B}', 'B', 1),
+    ('\\boxed{B. 12}', 'B', 1), ('\\boxed{B\\ 12}', 'B', 1), ('\\boxed{A\\quad B}', 'A', 0), ('\\boxed{(B) \\text{ birds}}', 'B', 1), ('#### \\boxed{B}', 'B', 1),
     ('<answer>**B**</answer>', 'B', 1), ('<answer>The answer is B</answer>', 'B', 1),
     ('<answer> B </answer>', 'B', 1), ('<answer>B) birds</answer>', 'B', 1), ('**Answer:** **(B)**', 'B', 1),
     ('\\boxed{}\nThe answer is B.', 'B', 1), ('<answer></answer>\nThe answer is B.', 'B', 1),
@@ -177,6 +183,9 @@ ARTICLES = [
     ('\\boxed{A mammal}', 'A', 0), ('<answer>A bird lays eggs</answer>\nThe answer is B.', 'B', 1),
     ('<answer>A bird lays eggs</answer>\nThe answer is B.', 'A', 0), ('A mammal lays no eggs.', 'A', 0),
     ('I think so.', 'I', 0), ('Answer: a', 'A', 0), ('Answer: all of the above', 'A', 0),
+    ('The answer is A as well as B', 'A', 0), ('The answer is D and I am certain.', 'D', 1), ("Answer: I'm sure it's B", 'I', 0),
+    ('Answer: A man walks in, thus D.', 'A', 0), ('Answer: A man walks in, thus D.', 'D', 1), ('Answer: C major', 'C', 0),
+    ('The answer is option B: birds lay eggs, and A is wrong.', 'B', 1), ('The answer is A and I', 'A', 0), ('Answer: A lot of birds', 'A', 0),
     ('Answer: D) vitamin B', 'D', 1), ('Answer: D) vitamin B', 'B', 0), ('Answer: C) Vitamin D', 'C', 1),
 ]
 
@@ -214,7 +223,7 @@ HEDGES = [
     'A, B, C or D', 'A\nB\nC\nD', '(A)(B)', 'AB', 'Answer: AB', 'Answer: B?C', 'B is correct only if A is.',
     'Why B is correct', 'I do not know whether B is correct.', 'So it must be B or C.', 'So it is B or C.',
     'We choose B as the origin.', 'B is the best-known bird.', '', 'birds', 'The answer is birds.', 'b', 'I choose birds.',
-    'B is correct about eggs, but C is the answer.', 'One of B and C is right.', 'B is better.', 'B is a bird.',
+    'B is correct about eggs, but C is the answer.', 'One of B and C is right.', 'B is better.', 'B is a bird.', '(B) is better.', '(B) is correct? No.', '**A** and **B** is correct.', '(B) could be the answer.',
     'The answer is A. Actually, no.', '(B) can never be true.', 'Answer choice: (B) can never be true',
 ]
 
