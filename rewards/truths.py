@@ -104,7 +104,7 @@ def read_code(value):
         if isinstance(only, dict) and 'input' in only:
             return [only]
         value = only
-    need(isinstance(value, (dict, list)), 'tests are needed, each with input and output')
+    need(isinstance(value, (dict, list)), 'a test is {"input": ..., "output": ...}')
     return value
 
 
@@ -173,27 +173,28 @@ def text_of(kind, value):
 
 # --- more than a verdict would notice -------------------------------------------
 def check_tests(truth):
-    """The language of a truth's tests. Raises GaveUp where they cannot be judged by what is printed."""
-    loaded_truth = read_json(truth)
-    if isinstance(loaded_truth, dict):
-        name = loaded_truth.get('fn_name')
-        need(not name, f'its tests call the function {name!r}; only programs are judged')
-        inputs = loaded_truth.get('inputs') or ()
-        outputs = loaded_truth.get('outputs') or ()
-        need(len(inputs) == len(outputs), f'{len(inputs)} inputs, but {len(outputs)} outputs')
-        listed = loaded_truth.get('tests') or loaded_truth.get('test_cases') or ()
-    else:
-        listed = loaded_truth
+    """The language of a truth's tests. Raises GaveUp unless they are text in and text out."""
+    # the fields that tests_of() does not look at
+    fields = read_json(truth)
+    listed = fields
+    if isinstance(fields, dict):
+        function = fields.get('fn_name')
+        need(not function, f'the tests call a function ({function}); only programs are judged')
+        n_inputs = len(fields.get('inputs') or ())
+        n_outputs = len(fields.get('outputs') or ())
+        need(n_inputs == n_outputs, f'{n_inputs} inputs and {n_outputs} outputs are no pairs')
+        listed = fields.get('tests') or fields.get('test_cases') or ()
     for test in listed:
         is_test = isinstance(test, dict) and 'input' in test and 'output' in test
-        need(is_test, f'a test needs input and output: {test!r:.60}')
+        need(is_test, f'a test is {{"input": ..., "output": ...}}, not {test!r:.60}')
 
+    # a number as output, say, would leave open how it is to be printed
     language, tests, seconds, memory = tests_of(truth)
     for given, wanted in tests:
-        for text in (given, wanted):
-            need(isinstance(text, str), f'input and output must be texts, not {text!r:.60}')
+        need(isinstance(given, str), f'the input of a test must be a text, not {given!r:.60}')
+        need(isinstance(wanted, str), f'the output of a test must be a text, not {wanted!r:.60}')
     for name, limit in (('time_limit_s', seconds), ('memory_mb', memory)):
-        need(math.isfinite(limit) and limit > 0, f'{name} must be above 0, not {limit}')
+        need(0 < limit < math.inf, f'{name} must be a positive number, not {limit}')
     return language
 
 

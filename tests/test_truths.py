@@ -99,9 +99,9 @@ def test_what_no_completion_can_match_is_refused(kind, value):
 def test_the_reason_is_named():
     for kind, value, reason in [
             ('math', ['34', '35'], '2 different truths'), ('math', NAN, 'no number'), ('math', True, 'True'), ('math', None, 'one text'),
-            ('code', {'inputs': ['1'], 'outputs': ['1'], 'fn_name': 'add'}, "function 'add'"),
-            ('code', {'inputs': [[1, 2]], 'outputs': [3]}, 'must be texts'), ('code', ['assert f(1)'], 'input and output'),
-            ('code', {'inputs': ['1'], 'outputs': []}, '1 inputs, but 0 outputs'), ('countdown', {'numbers': [-5], 'target': 1}, '-5')]:
+            ('code', {'inputs': ['1'], 'outputs': ['1'], 'fn_name': 'add'}, "function"),
+            ('code', {'inputs': [[1, 2]], 'outputs': [3]}, 'must be a text'), ('code', ['assert f(1)'], 'a test is'),
+            ('code', {'inputs': ['1'], 'outputs': []}, '1 inputs and 0 outputs'), ('countdown', {'numbers': [-5], 'target': 1}, '-5')]:
         with pytest.raises(ValueError, match=reason):
             read_truth(kind, value)
     with pytest.raises(ValueError, match='no verifier'):
