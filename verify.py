@@ -11,8 +11,8 @@ sums       the embedded task: the integer after the last '####', which must end 
 gsm8k      truth: a number. After '####', in \boxed{}, after 'answer is', in <answer>; without any
            of them the last number
 math       truth: LaTeX. In \boxed{}, after '####', after 'answer is', in <answer>; or one line
-mcq        truth: 'C' or {'answer': 'C', 'options': ['A', ...]}. In \boxed{}, <answer>, after '####',
-           'answer is' or 'option is'; or a sentence like 'B is correct', or the letter alone
+mcq        truth: 'C' or {'answer': 'C', 'options': ['A', ...]}. In \boxed{}, in <answer>, after
+           '####', after 'answer is'; else in a sentence like 'B is correct'; or the letter alone
 ifeval     truth: {'instruction_id_list', 'kwargs', 'mode': 'strict' or 'loose'}; the 25 rules of
            google-research, and those of TULU 3
 countdown  truth: {'numbers', 'target'}; the last <answer> uses each number once, with + - * / and
@@ -93,9 +93,10 @@ NAMES = {name: kind for kind, names in DATA_SETS.items() for name in names}
 
 @functools.lru_cache(64)
 def own(kind):
-    """The user's function 'file.py:function' as a judge. Raises ValueError if it cannot be loaded."""
+    """The user's function 'file.py:function' as a judge. Raises ValueError if there is none."""
     path, _, name = kind.rpartition(':')
     module_name = os.path.basename(path).removesuffix('.py')
+    # the file need not be on Python's path
     try:
         spec = importlib.util.spec_from_file_location(module_name, path)
         module = importlib.util.module_from_spec(spec)
@@ -106,6 +107,7 @@ def own(kind):
 
     def judge(completion, truth, **opts):
         reward = float(function(completion, truth, **opts))
+        # NaN is neither
         need(0 <= reward <= 1, f'{kind} gave {reward}, not in [0, 1]')
         return reward, kind
     return judge
@@ -115,6 +117,7 @@ def judge_of(kind):
     """The function of a kind. Raises ValueError listing known kinds."""
     if kind in KINDS:
         return KINDS[kind]
+    # the file is loaded at its first use
     if '.py:' in str(kind):
         return own(kind)
     raise ValueError(f'no verifier {kind!r}; kinds: {", ".join(KINDS)}')
@@ -127,12 +130,15 @@ def kind_of(name):
     """
     name = str(name).strip()
     lower = name.lower()
+    # a path keeps its capitals
     if '.py:' in name:
         kind = name
+    # aime24, AIME2025, HuggingFaceH4/aime_2024
     elif lower.rpartition('/')[2].startswith('aime'):
         kind = 'math'
     else:
         kind = NAMES.get(lower, lower)
+    # ValueError for an unknown one
     judge_of(kind)
     return kind
 
@@ -145,10 +151,13 @@ def read_truth(kind, value):
     JSON. Raises ValueError saying what is wrong with a truth that cannot be judged.
     """
     judge_of(kind)
+    # 1. one text, whatever the file made of it
     try:
         text = text_of(kind, value)
     except GIVE_UPS as error:
         raise ValueError(f'{kind}: cannot read the truth {value!r:.200}: {error}') from error
+
+    # 2. this text, which is the one that is judged by, must be good
     check_truth(kind, text)
     return text
 
@@ -165,13 +174,16 @@ def check_truth(kind, truth):
             # the judge reads the truth before the completion
             judge('', truth)
         else:
+            # what a function of the user's reads is its own business
             need(truth is not None, 'one text is needed')
+    # a broken truth may raise anything
     except Exception as error:
         raise ValueError(f'{kind}: cannot read the truth {truth!r:.200}: {error}') from error
 
 
 def check_by_itself(kind, truth):
     """Raises GaveUp unless a completion that gives the truth itself is right."""
+    # 1. the answer that a right completion gives
     right = truth
     if kind == 'mcq':
         need(truth is not None, 'one text is needed')
@@ -181,6 +193,8 @@ def check_by_itself(kind, truth):
     else:
         is_plain = isinstance(truth, (str, int, float)) and not isinstance(truth, bool)
         need(is_plain, 'one text is needed')
+
+    # 2. the verdict on it
     reward, _ = KINDS[kind](right_form(kind, right), truth)
     need(reward == 1, 'it is not right by itself')
 
@@ -189,6 +203,7 @@ def check_code(truth):
     """Raises GaveUp if the tests are broken or if programs cannot be run here."""
     language = check_tests(truth)
     _, build, run, _ = PROGRAMS[language]
+    # what is installed for a compiled language is its compiler
     program = (build or run).split()[0]
     need(shutil.which(program), f'{build or run} is not installed')
     need(sandboxed(), "no sandbox here (unshare); a function of your own may use sandbox='none'")
@@ -196,7 +211,8 @@ def check_code(truth):
 
 # --- verdicts -------------------------------------------------------------------
 def extract(kind, completion):
-    """The answer in a completion as text to vote on (maj@k), '1/2' for 0.5; None if there is none."""
+    """The answer in a completion as text to vote on (maj@k), '1/2' for 0.5; None without one."""
+    # code and functions of the user's have no answer to vote on
     if kind not in ANSWERS or not isinstance(completion, str):
         return None
     answer = ANSWERS[kind](completion)
@@ -218,14 +234,16 @@ def verify(kind, completion, truth, explain=False, **opts):
     """
     try:
         judge = judge_of(kind)
+        # a caller may give what is no text
         if isinstance(completion, str):
             reward, rule = judge(completion, truth, **opts)
         else:
             reward, rule = 0.0, 'no text'
+    # the text is too long, too deep or makes no sense
     except GIVE_UPS as error:
         reward, rule = give_up(kind, error)
     except Exception as error:
-        # what a model writes must not end a run
+        # a bug of a verifier, but what a model writes must not end a run
         if raise_bugs:
             raise
         bugs[kind] += 1
@@ -263,11 +281,17 @@ def new_worker():
 
 
 def ask(item, deadline):
-    """A worker process's (reward, given up). One that dies or is too slow is ended, its item given up."""
+    """A worker process's (reward, given up).
+
+    A worker that dies or is too slow is ended, and its item is given up.
+    """
+    # 1. an idle worker, or a new one
     try:
         worker = idle.pop()
     except IndexError:
         worker = new_worker()
+
+    # 2. ask it
     try:
         worker.stdin.write(json.dumps(item).encode() + b'\n')
         worker.stdin.flush()
@@ -276,6 +300,7 @@ def ask(item, deadline):
         # no line is no JSON: ValueError
         reward, given_up = json.loads(line)
         idle.append(worker)
+    # a dead worker is a broken pipe: OSError
     except (OSError, ValueError):
         worker.kill()
         worker.wait()
@@ -292,6 +317,7 @@ def verify_all(items, workers=None, deadline=120.0):
         # the other ranks of this machine have their share of the cores
         cores = (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         workers = max(1, min(16, cores))
+    # the order of the verdicts is that of the items
     costly = [item for item in items if item[0] not in CHEAP]
     with ThreadPoolExecutor(workers) as pool:
         # the workers are busy while this process judges the cheap kinds
@@ -327,6 +353,7 @@ def main(arguments):
         print(__doc__)
         return
     kind, truth = arguments
+    # the same check as of a row's truth
     try:
         truth = read_truth(kind, truth)
     except ValueError as error:

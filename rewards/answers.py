@@ -1,4 +1,4 @@
-r"""Where a completion says its answer: in \boxed{}, after '####', after 'the answer is', in <answer>.
+r"""Where a completion gives its answer: in \boxed{}, after '####', after 'answer is', in <answer>.
 
 Each kind of verifier looks into these places in an order of its own (first_answer). A place that
 holds no answer of that kind is passed over. A place that holds an answer is decisive, even if the
@@ -92,7 +92,7 @@ def last_first(text, marks):
 
 
 def last_mark(text, mark):
-    """Where a mark of thinking stands last in the text, -1 for nowhere. '`<think>`' is passed over."""
+    """Where a mark of thinking stands last in a text, else -1. '`<think>`' does not count."""
     # of more marks than that even a quoted one counts
     for n, (start, _) in enumerate(last_first(text, (mark,))):
         before = text[start - 1:start]
@@ -136,6 +136,7 @@ def box_at(text, start):
     opening = OPENING.match(text, start)
     if not opening:
         return None
+    # the brace that closes the first one
     depth = 0
     for brace in BRACE.finditer(text, start, start + 2 * MAX_ANSWER):
         if brace[0] == '{':
@@ -165,6 +166,7 @@ def boxes(text):
         box = box_at(text, start)
         if box is None:
             continue
+        # the inner box of nested ones was found before
         is_outer = bool(found) and box.end > found[-1].start
         if not is_outer:
             found.append(box)
@@ -224,6 +226,7 @@ def hash_lines(text):
     # of more marks than that, the first ones do not count
     pieces = text.rsplit('####', 50)
     for piece in reversed(pieces[1:]):
+        # the answer may be on the line after the mark
         line, _, rest = piece.strip().partition('\n')
         if rest.strip():
             text_follows = True
@@ -239,6 +242,7 @@ def after_hashes(text, is_heading):
     """
     found = None
     for line, text_follows in hash_lines(text):
+        # a mark without anything after it gives no answer
         if not line:
             found = ''
         elif not is_heading(line, text_follows):
@@ -247,16 +251,21 @@ def after_hashes(text, is_heading):
 
 
 def tagged(text):
-    """What is in the last <answer>...</answer> that is not blank; '' if all are, None without one."""
+    """What is in the last <answer>...</answer> that is not blank; '' if all are, None without any.
+
+    tagged('<answer>5</answer>') is '5'.
+    """
     found = None
     start = text.rfind('<answer>')
     end = text.rfind('</answer>')
     for _ in range(5):
+        # an <answer> that is not closed gives none
         if not 0 <= start < end:
             break
         content = text[start + len('<answer>'):end]
         if not is_blank(content):
             return content
+        # look at the tags before these
         found = ''
         end = text.rfind('</answer>', 0, start)
         start = text.rfind('<answer>', 0, start)
@@ -270,7 +279,8 @@ BETWEEN = (
 SAYS = r'(?:is\b|IS\b|:|=|(?:would|must|should|will|has to|can only) be\b)'
 # a heading: 'Final Answer' alone on its line
 LINE_ENDS = r'[*_]{0,3}[ \t]{0,9}\n'
-HEADING_BEFORE = re.compile(r'[ \t]*(?:#{1,6}|\*\*)[#* \t]{0,9}(?:the |my )?(?:final |correct )?a', re.I)
+HEADING_BEFORE = re.compile(
+    r'[ \t]*(?:#{1,6}|\*\*)[#* \t]{0,9}(?:the |my )?(?:final |correct )?a', re.IGNORECASE)
 # 'this answer is correct' speaks of an answer that was given before
 AFFIRMS = re.compile(
     r'(?:indeed |also |therefore )?'
@@ -303,9 +313,11 @@ def after_phrase(text, nouns=('nswer', 'NSWER')):
             if not HEADING_BEFORE.fullmatch(text[max(line_start, start - 60):start]):
                 continue
 
+        # the sentence that follows
         tail = text[found.end():found.end() + 2 * MAX_ANSWER]
         tail = tail[BEFORE_ANSWER.match(tail).end():]
         sentence = ANSWER_ENDS.split(tail, maxsplit=1)[0]
+        # 'this answer is correct' gives none: look at the phrase before
         before = text[max(0, start - 40):start]
         if AFFIRMS.match(sentence) and not DOUBTS.search(before):
             continue
@@ -351,11 +363,11 @@ def unwrapped(content):
 
 
 def first_answer(text, places, read):
-    """(the answer, whether a place was found at all). The answer may be UNCLEAR, or None without one.
+    """(the answer, whether a place was found at all).
 
-    place(text) is what stands at a place, or None. read(content) is the answer that it holds, UNCLEAR
-    for an answer that is not one clear answer, or None where it holds no answer: then the next place
-    is looked at.
+    place(text) is what stands at a place, or None. read(content) is the answer that this holds;
+    UNCLEAR if it is not one clear answer; None if it is no answer, so that the next place counts.
+    The answer returned is likewise UNCLEAR, or None if no place holds one.
     """
     is_marked = False
     for place in places:
@@ -363,10 +375,12 @@ def first_answer(text, places, read):
         if content is None:
             continue
         is_marked = True
+        # the place itself is hedged: '\\boxed{4} or 5'
         if content == UNCLEAR:
             return UNCLEAR, is_marked
         if is_blank(content):
             continue
+        # an answer is decisive, right or wrong
         answer = read(content[:2 * MAX_ANSWER])
         if answer is not None:
             return answer, is_marked
@@ -377,6 +391,7 @@ def first_answer(text, places, read):
 @functools.lru_cache(1024)
 def parsed(text):
     """A text of JSON, or of Python's literals, read; the text itself if it is neither."""
+    # the text is a row's, not a model's; literal_eval runs nothing
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
@@ -386,9 +401,9 @@ def parsed(text):
 
 
 def loaded(truth, sort=object):
-    """A truth given as JSON or as Python's text of it, read. Raises GaveUp if it is not of the sort.
+    """A truth given as JSON or as Python's text of it, read: {'a': 5} for '{"a": 5}'.
 
-    loaded('{"target": 5}', dict) is {'target': 5}.
+    Raises GaveUp if it is not of the sort, as dict.
     """
     if isinstance(truth, str):
         truth = parsed(truth)

@@ -39,7 +39,8 @@ ENUMERATION = re.compile(
     rf'^[#*> \t]{{0,9}}(?:{PARTS}[ \t]*[0-9]+|[0-9]{{1,2}}[.)](?=[ \t]+\S))', re.IGNORECASE | re.M)
 HEADING_LINE = re.compile(r'^#{1,6} .*\n', re.MULTILINE)
 # '18 apples', '$18', '\frac12', '\text{18 apples}': a line that begins with its number
-NUMBER_FIRST = re.compile(r'(?:[^a-zA-Z0-9]|(?<=\\)[a-zA-Z]{1,20}|US(?=\$)|(?:USD|EUR|GBP|INR|Rs) ?)*[0-9]')
+NUMBER_FIRST = re.compile(
+    r'(?:[^a-zA-Z0-9]|(?<=\\)[a-zA-Z]{1,20}|US(?=\$)|(?:USD|EUR|GBP|INR|Rs) ?)*[0-9]')
 # 'x = 18', 'Total: 18'
 NAMED_NUMBER = re.compile(r'(?:[a-z]|total|result|sum|solution) ?[=:] ?', re.IGNORECASE)
 # '3 Ways to See It', '1st step', '(1) Add the heaps'
@@ -77,7 +78,7 @@ def without_currency(text):
 
 
 def number_of_word(word, nearby):
-    """The Fraction that a word says, '18' or '5pm'; None if it or a word nearby makes it unclear."""
+    """The Fraction that a word says, '18' or '5pm'; None if it or a word nearby is unclear."""
     for other in nearby:
         if other.lower().strip('.,;') in DOUBTFUL:
             return None
@@ -121,7 +122,7 @@ def is_prose(text):
 
 
 def is_unsolved(left):
-    """Whether an equation with this left side is still to be solved, as 2x = 18 and x + y = 18 are."""
+    """Whether an equation with this left side is still to be solved: 2x = 18, x + y = 18."""
     if UNKNOWN.search(left):
         return True
     return not is_prose(left) and SUM_OF_UNKNOWNS.search(left) is not None

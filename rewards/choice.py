@@ -3,9 +3,9 @@ r"""Multiple choice (mcq): which option's letter a completion names.
 A letter counts only where it is used as a name. In 'A mammal lays no eggs' it is an article, in
 'C, I checked it twice' a pronoun, in 'B cells' a part of a word.
 
-The letter is looked for at marked places first (read_option): in \boxed{}, in <answer>, after '####'
-and after 'the answer is'. Then in sentences like 'B is correct' (named_option), and at last in a
-text that is not much more than the letter (lone_option).
+The letter is looked for at marked places first (read_option): in \boxed{}, in <answer>, after
+'####' and after 'the answer is'. Then in sentences like 'B is correct' (named_option), and at last
+in a text that is not much more than the letter (lone_option).
 """
 import functools
 import re
@@ -15,7 +15,7 @@ from rewards.answers import loaded, tagged, unwrapped
 
 LETTERS = 'ABCDEFGHIJ'  # the options where a truth does not list them
 MAX_READ = 400  # characters of what stands at a marked place
-MAX_TAIL = 4000  # characters at the end of a text that are searched for sentences that name an option
+MAX_TAIL = 4000  # characters at the end of a text that are searched for sentences with a letter
 
 
 def one_of(*words):
@@ -201,7 +201,7 @@ ONLY_LETTERS = re.compile(r'(?:[A-J](?![A-Za-z])|or\b|and\b|either\b|both\b|[\s(
 
 
 def lone_letter(line):
-    """The letter of a line that holds nothing else, as '**(B)**' or 'Option B'; None without one."""
+    """The letter of a line that holds nothing else, as '**(B)**' or 'Option B'; else None."""
     if len(line) > 60:
         return None
     found = LONE_LETTER.fullmatch(plain(line))
@@ -242,15 +242,18 @@ def after_option_hashes(text):
 
 # --- sentences that name an option ----------------------------------------------
 CALLED = (
-    r'(?P<called>(?:[Tt]he )?(?:[Cc]orrect )?(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)[ :]{1,2})?')
+    r'(?P<called>(?:[Tt]he )?(?:[Cc]orrect )?'
+    r'(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)[ :]{1,2})?')
 OPTION = rf'{CALLED}[(\[]?(?P<letter>[A-Z])[)\]]?{NO_WORD}'
 SURE = one_of(
-    ' clearly', ' therefore', ' definitely', ' obviously', ' indeed', ' thus', ' most likely', ' likely')
+    ' clearly', ' therefore', ' definitely', ' obviously', ' indeed', ' thus', ' most likely',
+    ' likely')
 RIGHT = one_of('correct', 'right', 'best', 'most appropriate')
 # 'B is right', 'option B (birds) is the correct answer', 'B is the answer'
 IS_RIGHT = re.compile(
-    rf'{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}(?:is|would be|must be|has to be|should be){SURE}?'
-    rf'(?: the| an?)?(?: only| single)?(?: {RIGHT}(?: (?:answer|option|choice|one|response))?| answer)\b')
+    rf'{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}'
+    rf'(?:is|would be|must be|has to be|should be){SURE}?(?: the| an?)?(?: only| single)?'
+    rf'(?: {RIGHT}(?: (?:answer|option|choice|one|response))?| answer)\b')
 # 'I choose B', "I'd go with option B"
 CHOOSES = re.compile(
     r"\b(?:I|[Ww]e)(?: would|'d| will|'ll| therefore| thus| hence){0,2}(?: am|'m)? "
@@ -269,20 +272,22 @@ CLAIM_ENDS = re.compile(r'[\s*)]*(?:$|[.,;:!\n(–—])|\s+(?:because|since|as|f
 CHOICE_ENDS = re.compile(r'[\s*)]*(?:$|[.,;:!\n(–—])|\s+(?:because|since)\b')
 # the word before: 'I think B is right', but not 'vitamin B is right'
 LEADS = {
-    '', 'so', 'therefore', 'thus', 'hence', 'that', 'think', 'believe', 'conclude', 'only', 'clearly',
-    'then', 'means', 'but', 'and', 'say', 'sure', 'confident', 'obviously', 'overall', 'finally'}
+    '', 'so', 'therefore', 'thus', 'hence', 'that', 'think', 'believe', 'conclude', 'only',
+    'clearly', 'then', 'means', 'but', 'and', 'say', 'sure', 'confident', 'obviously', 'overall',
+    'finally'}
 # with these words before, a claim is none: 'not', 'if', 'some say', 'A and'
 DOUBTS_BEFORE = one_of(
     'not', 'never', 'neither', 'nor', 'or', 'either', 'if', 'whether', 'unless', 'might', 'may',
     'could', 'maybe', 'perhaps', 'possibly', 'both', 'none', 'doubt', 'doubtful', 'unlikely', 'why',
-    'how', 'suppose', 'assume', 'assuming', 'some', 'someone', 'one', 'many', 'people', 'students',
-    'although', 'though', 'when', 'until', 'before', 'first', 'initially', 'says?', 'said', 'claims?')
+    'how', 'suppose', 'assume', 'assuming', 'some', 'someone', 'one', 'many', 'people',
+    'students', 'although', 'though', 'when', 'until', 'before', 'first', 'initially', 'says?',
+    'said', 'claims?')
 HEDGE_BEFORE = re.compile(
     rf"\b{DOUBTS_BEFORE}\b|n't|n’t|[A-J][)\]]?,? ?(?:and|&|/|,) ?\(?$", re.IGNORECASE)
 # and with these words after: 'or', 'but ... could', 'only if', '? No', ', C'
 DOUBTS_AFTER = one_of(
-    'or', 'nor', 'maybe', 'perhaps', 'possibly', 'could', 'might', 'may', 'also', 'either', 'unless',
-    'if', 'but', 'too')
+    'or', 'nor', 'maybe', 'perhaps', 'possibly', 'could', 'might', 'may', 'also', 'either',
+    'unless', 'if', 'but', 'too')
 HEDGE_AFTER = re.compile(
     rf"\b{DOUBTS_AFTER}\b|\?|^[\s,/&)]*(?:and )?\(?[A-J](?![A-Za-z'’])|n't|^\W*(?:not|wrong|no)\b",
     re.IGNORECASE)
@@ -340,13 +345,11 @@ LETTER_FIRST = re.compile(
 
 
 def lone_option(text):
-    """The letter of a text that is 'B' or 'B) birds', or that has one line with a letter alone.
-
-    That line must be the first or the last.
-    """
+    """The letter of a text that is 'B' or 'B) birds', or whose first or last line is a letter."""
     text = text.strip()
     if len(text) > MAX_TAIL:
         return None
+    # a text of one line
     lines = [line for line in text.split('\n') if line.strip()]
     if len(lines) == 1 and LETTER_FIRST.match(plain(text)):
         return read_option(text)

@@ -20,6 +20,7 @@ MALFORMED = re.compile(r'(?:^|[-+*/(])[-+*/]|[0-9)]\(|\)[0-9]')
 
 def numbers_and_target(truth):
     """(Counter of the numbers, target as a Fraction) of a truth. Raises GaveUp on a broken one."""
+    # no completion could match a truth that fails here
     truth = loaded(truth, dict)
     numbers = truth.get('numbers')
     target = truth.get('target')
@@ -28,6 +29,7 @@ def numbers_and_target(truth):
         # a sign is not a number's own: -3 cannot be written
         is_integer = isinstance(number, int) and not isinstance(number, bool)
         need(is_integer and number >= 0, f'numbers must be whole, not {number!r}')
+    # the target may be a fraction: '1/2'
     need(isinstance(target, (int, float, str)) and not isinstance(target, bool),
          f'a target must be a number, not {target!r}')
     return Counter(numbers), Fraction(str(target))
@@ -54,6 +56,7 @@ def countdown(completion, truth):
     """(reward, rule): the truth is {'numbers': [5, 6, 7], 'target': 37}, or its text."""
     numbers, target = numbers_and_target(truth)
     text = countdown_answer(completion) or ''
+    # nothing but an expression is read
     if not ALLOWED.fullmatch(text) or MALFORMED.search(text):
         return 0.0, 'no expression'
 
@@ -61,6 +64,7 @@ def countdown(completion, truth):
     result = exact(text)
     if result is None:
         return 0.0, 'no value'
+    # each number as often as it is given
     used = [int(digits) for digits in re.findall('[0-9]+', text)]
     is_right = result == target and Counter(used) == numbers
     return float(is_right), f'{result} from {used}'

@@ -1,4 +1,4 @@
-r"""Problems whose answer is LaTeX (math): \frac12, (1, 2), x > 3. rewards/latex.py compares them."""
+r"""Problems whose answer is LaTeX (math): \frac12, (1, 2), x > 3. rewards/latex.py compares."""
 import re
 
 from rewards.answers import MAX_ANSWER, UNCLEAR, after_hashes, after_phrase, after_thinking, boxed
@@ -26,6 +26,7 @@ def is_heading(line, text_follows):
     line = unwrapped(line)
     if ENUMERATED.match(line):
         return True
+    # what a text ends with is no heading
     if not text_follows:
         return False
     # an answer begins with its number: '4 square units'
@@ -89,6 +90,7 @@ def math(completion, truth):
         is_undefined = '\\frac{0}{0}' in answer
         return float(not is_undefined), 'same text'
 
+    # longer ones were compared as text
     need(max(len(answer), len(truth)) <= MAX_ANSWER, 'answer too long')
     said = tree(answer)
     wanted = tree(truth)

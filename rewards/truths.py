@@ -1,7 +1,7 @@
 """A row's truth, in whatever form a file gave it, as the one text that is checked and then judged.
 
-JSON, Parquet and pandas spell the same truth in many ways: 34, 34.0, '34', ['34'], '["34"]', a numpy
-scalar, a numpy array of one. text_of() makes them one text. NaN is how pandas writes an empty cell.
+JSON, Parquet and pandas spell the same truth in many ways: 34, 34.0, '34', ['34'], '["34"]', a
+numpy scalar, a numpy array of one. text_of() makes them one text. NaN is pandas' empty cell.
 """
 import functools
 import json
@@ -18,7 +18,9 @@ READ_AS_JSON = ('mcq', 'ifeval', 'countdown', 'code')  # kinds whose truth may b
 # --- Python's values ------------------------------------------------------------
 def plain(value):
     """A value without numpy's types: an array becomes a list. Raises GaveUp on what has no text."""
-    if isinstance(value, (str, bool, int, float, Decimal)) and type(value).__module__ != 'numpy':
+    # numpy's float64 and str_ are a float and a str, too
+    is_numpy = type(value).__module__ == 'numpy'
+    if isinstance(value, (str, bool, int, float, Decimal)) and not is_numpy:
         return value
     if value is None:
         return None
@@ -29,6 +31,7 @@ def plain(value):
     if isinstance(value, bytes):
         # ValueError for bytes that are no text
         return value.decode('utf-8')
+    # of other libraries only numpy's values are known
     need(hasattr(value, 'dtype'), f'a truth cannot be of the type {type(value).__name__}')
     return plain_numpy(value)
 
@@ -46,6 +49,7 @@ def plain_numpy(value):
 
 def number_text(number):
     """A number without an exponent: '0.00001' for 1e-05, '34' for 34.0. Raises GaveUp on NaN."""
+    # str() gives the shortest digits: Decimal(0.1) would have 55
     number = Decimal(str(number))
     need(number.is_finite(), f'{number} is no number')
     if number == number.to_integral_value():
@@ -57,13 +61,14 @@ def number_text(number):
 
 
 def tidy(value):
-    """The same value with None for NaN and with whole numbers as ints, as JSON had them before pandas."""
+    """The same value with None for NaN and with whole numbers as ints, as it was before pandas."""
     if isinstance(value, dict):
         return {key: tidy(item) for key, item in value.items()}
     if isinstance(value, list):
         return [tidy(item) for item in value]
     if isinstance(value, Decimal):
         value = float(value)
+    # NaN where a column is empty, and 3.0 for 3 where another row's cell is
     if isinstance(value, float):
         if math.isnan(value):
             return None
@@ -98,6 +103,7 @@ def the_only(value):
 def read_code(value):
     """A truth of the kind 'code' as a dict or a list of tests."""
     value = read_json(value)
+    # a list around a dict, or around the text of a list
     while isinstance(value, list) and len(value) == 1:
         only = read_json(value[0])
         # a list of one test is the truth itself
@@ -125,15 +131,20 @@ PRINTED_OBJECT = re.compile(r'\s*(?:np\.\w+|array|Decimal|Fraction|tensor|dict_\
 
 def text_of_number(value):
     """The text of a truth of the kinds in NUMBERS."""
+    # 1. out of its lists; a text may be that of a list
     value = the_only(value)
     if isinstance(value, str) and CONTAINER.match(value):
         value = the_only(read_json(value))
     need(value is not None, 'one text is needed')
     need(not isinstance(value, (bool, dict)), f'one text is needed, not {value!r:.60}')
+
+    # 2. a number is written out
     if not isinstance(value, str):
         return number_text(value)
     if PRINTED_NUMBER.fullmatch(value.strip()):
         return number_text(value.strip())
+
+    # 3. a text that only the same text could match is no truth
     need(not NO_TRUTH.fullmatch(value), 'no truth')
     need(not PRINTED_OBJECT.match(value), 'a value as Python prints it')
     return value
@@ -160,6 +171,7 @@ def text_of(kind, value):
     if kind == 'code':
         return json_text(read_code(value))
 
+    # a dict, or the text of one
     value = the_only(read_json(the_only(value)))
     need(value is not None, 'no truth')
     if isinstance(value, str):
@@ -167,6 +179,7 @@ def text_of(kind, value):
         value = the_only(read_json(value))
     if isinstance(value, dict):
         return json_text(value)
+    # a letter
     need(kind == 'mcq' and isinstance(value, str), f'a dict is needed, not {value!r:.60}')
     return value
 
