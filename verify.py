@@ -171,8 +171,8 @@ def check_truth(kind, truth):
         elif kind == 'code':
             check_code(truth)
         elif kind in KINDS:
-            # the judge reads the truth before the completion
-            judge('', truth)
+            # a word that follows hardly any instruction, so that all of the truth is read
+            judge('a', truth)
         else:
             # what a function of the user's reads is its own business
             need(truth is not None, 'one text is needed')

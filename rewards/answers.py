@@ -235,18 +235,20 @@ def hash_lines(text):
     return found
 
 
-def after_hashes(text, is_heading):
-    """The last line after '####' that is no heading; '' if such lines are empty, None without any.
+def after_hashes(text, is_heading, read):
+    """The last line after '####' that holds an answer; '' if none does, None without such a line.
 
-    is_heading(line, text_follows) says which lines are Markdown headings for a kind of verifier.
+    is_heading(line, text_follows) says which lines are Markdown headings for a kind of verifier, and
+    read(line) is the answer of a line, or None. Headings are no such lines.
     """
     found = None
     for line, text_follows in hash_lines(text):
-        # a mark without anything after it gives no answer
-        if not line:
-            found = ''
-        elif not is_heading(line, text_follows):
+        if is_heading(line, text_follows):
+            continue
+        # in '#### 18' and '#### Done' after it, the line before counts
+        if read(line) is not None:
             return line
+        found = ''
     return found
 
 

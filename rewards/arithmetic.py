@@ -24,6 +24,11 @@ SEVERAL_VALUES = re.compile(r'(?<![a-zA-Z])[a-zA-Z] ?= ?-?[0-9.]+[,;]')
 WORD_OF_PROSE = re.compile(r'(?<![\\a-zA-Z])[a-zA-Z]{2,}')
 # a number with its unit in one word: 18, $18.50, 1/2, 18%, 5pm, 60km/h
 NUMBER = re.compile(r'([-+]?[0-9.,]+(?:/[0-9]+)?)%?(?:[a-zA-Z]{2,})?(?:/[a-zA-Z]{2,})?')
+# 'seventeen' is not read, but it is an answer
+NUMERALS = set(
+    'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
+    'sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety '
+    'hundred thousand million half dozen none nothing'.split())
 UNSURE = re.compile(
     r"\b(?:cannot|can't|could not|unsure|not sure|maybe|perhaps|guess)\b", re.IGNORECASE)
 
@@ -151,7 +156,8 @@ def read_number(content):
 
     # nothing clear: is it no answer at all, or an unclear one?
     if not re.search('[0-9]', last):
-        return None
+        words = re.findall('[a-z]+', last.lower())
+        return None if HEDGES.union(NUMERALS).isdisjoint(words) else UNCLEAR
     is_formula = RELATION.search(last) or TERM.search(last)
     if is_formula and not is_prose(last):
         return None
@@ -174,7 +180,7 @@ def number_of_prose(text):
 
 def after_answer_hashes(text):
     """The last line after '####' that may be an answer; None without one."""
-    return after_hashes(text, is_heading)
+    return after_hashes(text, is_heading, read_number)
 
 
 def gsm8k_answer(completion):

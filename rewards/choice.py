@@ -223,10 +223,11 @@ def after_option_hashes(text):
 
     found = None
     for line, text_follows in lines:
-        if not line:
+        letter = read_option(line)
+        # '#### Done' after '#### B'
+        if letter is None and not text_follows:
             found = ''
             continue
-        letter = read_option(line)
         if ANNOUNCED.search(line):
             is_heading = text_follows and letter is None
         elif lone_letter(line):
@@ -248,7 +249,7 @@ OPTION = rf'{CALLED}[(\[]?(?P<letter>[A-Z])[)\]]?{NO_WORD}'
 SURE = one_of(
     ' clearly', ' therefore', ' definitely', ' obviously', ' indeed', ' thus', ' most likely',
     ' likely')
-RIGHT = one_of('correct', 'right', 'best', 'most appropriate')
+RIGHT = one_of('correct', 'right', 'best', 'most appropriate', 'most likely')
 # 'B is right', 'option B (birds) is the correct answer', 'B is the answer'
 IS_RIGHT = re.compile(
     rf'{OPTION}(?: \([^()\n]{{1,60}}\))? {{1,3}}'
@@ -364,7 +365,10 @@ def lone_option(text):
 # --- judging --------------------------------------------------------------------
 # 'the correct option is', 'my choice:'
 after_option_phrase = functools.partial(after_phrase, nouns=('nswer', 'NSWER', 'ption', 'hoice'))
-PLACES = (boxed, tagged, after_option_hashes, after_option_phrase)
+# 'conclusion: B', if the phrases before gave no letter
+after_other_phrase = functools.partial(
+    after_phrase, nouns=('esponse', 'olution', 'onclusion', 'correct one', 'correct statement'))
+PLACES = (boxed, tagged, after_option_hashes, after_option_phrase, after_other_phrase)
 
 
 def mcq_answer(completion, options=LETTERS):
@@ -373,10 +377,10 @@ def mcq_answer(completion, options=LETTERS):
     'B' for '\boxed{B}', 'The answer is (B).' and 'Therefore, B is the correct answer.'
     """
     text = after_thinking(completion)
-    letter, is_marked = first_answer(text, PLACES, read_option)
+    letter, _ = first_answer(text, PLACES, read_option)
     if letter is None:
         letter = named_option(text)
-    if letter is None and not is_marked:
+    if letter is None:
         letter = lone_option(text)
     # UNCLEAR is no option either
     if letter is None or letter not in options:

@@ -40,7 +40,7 @@ def is_heading(line, text_follows):
 
 def after_answer_hashes(text):
     """The last line after '####' that may be an answer; None without one."""
-    return after_hashes(text, is_heading)
+    return after_hashes(text, is_heading, read_latex)
 
 
 # --- judging --------------------------------------------------------------------

@@ -129,8 +129,8 @@ NO_TRUTH = re.compile(r'\s*(?:nan|null|<NA>|NaT)\s*', re.IGNORECASE)
 PRINTED_OBJECT = re.compile(r'\s*(?:np\.\w+|array|Decimal|Fraction|tensor|dict_\w+)\(')
 
 
-def text_of_number(value):
-    """The text of a truth of the kinds in NUMBERS."""
+def text_of_number(kind, value):
+    """The text of a truth of a kind in NUMBERS."""
     # 1. out of its lists; a text may be that of a list
     value = the_only(value)
     if isinstance(value, str) and CONTAINER.match(value):
@@ -147,6 +147,7 @@ def text_of_number(value):
     # 3. a text that only the same text could match is no truth
     need(not NO_TRUTH.fullmatch(value), 'no truth')
     need(not PRINTED_OBJECT.match(value), 'a value as Python prints it')
+    need(kind != 'math' or '####' not in value, 'the answer alone is needed, without ####')
     return value
 
 
@@ -157,7 +158,7 @@ def text_of(kind, value):
     """
     value = plain(value)
     if kind in NUMBERS:
-        return text_of_number(value)
+        return text_of_number(kind, value)
 
     # a function of the user's own takes any text
     if kind not in READ_AS_JSON:

@@ -2,6 +2,8 @@
 
 Each table is a class of faults: completion, truth, verdict. In doubt the verdict is 0.
 """
+import time
+
 import pytest
 
 import verify as module
@@ -56,7 +58,9 @@ HEADINGS_GSM8K = [
     ('There are 17.\n####', '17', 0),
     ('5 + 13 = 18\n#### seventeen', '18', 0),
     ('#### 17\n#### or 18\nHm.', '17', 0),
-    ('#### Half of 18\nThat is it.', '18', 0), ('#### She has 18 apples.\n\nThat is it.', '18', 1),
+    ('#### 18\n#### Done', '18', 1), ('#### 18\n#### Hope this helps!', '18', 1), ('#### 18\n####', '18', 1),
+    ('#### 17\n#### or eighteen', '17', 0), ('#### 18\n#### seventeen', '18', 0), ('#### Step 1\n9\n#### Step Two', '9', 0),
+    ('4 + 5 = 9\n### Step 2', '9', 0), ('4 + 5 = 9\n### Step 2', '2', 0), ('#### Half of 18\nThat is it.', '18', 0), ('#### She has 18 apples.\n\nThat is it.', '18', 1),
     ('#### 1st step: add\n4 + 5 = 9\nThe answer is 9.', '1', 0), ('#### (1) Add\n4 + 5 = 9\n\n**Answer:** 9', '9', 1),
     ('#### Day 1\n5 eggs\n#### Day 2\n13 eggs\nTotal: 18 eggs.', '18', 1), ('#### Q1\n4 + 5 = 9\nThe answer is 9.', '1', 0),
     ('#### between 17 and 18\nThe answer is 18', '18', 0), ('The answer is 18\n#### Note 2', '2', 0),
@@ -76,6 +80,7 @@ HEADINGS_MCQ = [
     ('#### Option A: mammals\nThey lay no eggs.\n\nThe answer is B.', 'A', 0),
     ('#### Final Answer\nB', 'B', 1), ('#### Final Answer\n**(B)** birds', 'B', 1),
     ('#### I. Introduction\nEggs.\n\nAnswer: B', 'B', 1), ('#### I. Introduction\nEggs.\n\nAnswer: B', 'I', 0),
+    ('#### B\n#### Done', 'B', 1), ('#### B\n#### Not A', 'B', 0),
     ('#### A or B', 'A', 0), ('#### A or B\nThe answer is A.', 'A', 0),
     ('#### A\nNo.\n#### B', 'B', 1), ('#### A\nNo.\n#### B', 'A', 0),
 ]
@@ -87,6 +92,7 @@ HEADINGS_MATH = [
     ('#### Final Answer\n\n$4$', '4', 1), ('#### Final Answer:\n$$4$$', '4', 1),
     ('#### 4\n\nBecause $2 + 2 = 4$.', '4', 1), ('#### \\frac{1}{2}\nDone.', '0.5', 1),
     ('#### \\text{east}\nDone.', '\\text{east}', 1), ('#### Answer: 4', '4', 1),
+    ('#### east\nDone.', 'east', 1), ('#### Checking $x = 3$\nNo.\n\nThe answer is $4$.', '4', 1),
     ('#### 1. Add the terms\nThe answer is 4', '4', 1), ('#### Step 2', '2', 0),
 ]
 
@@ -115,9 +121,11 @@ PLACES_GSM8K = [
     ('#### \\boxed{17} or \\boxed{18}', '18', 0), ('#### \\boxed{17} \\boxed{18}', '18', 0),
     ('#### 17, 18\n\\boxed{18}', '18', 0), ('#### not \\boxed{18}', '18', 0), ('#### 1\\boxed{8}', '18', 0),
     ('#### 2**4', '24', 0), ('#### 2**4', '16', 0), ('#### 18k\nThe answer is 18.', '18', 0),
+    ('\\boxed{17} or 18\nThe answer is 18.', '18', 0), ('not \\boxed{17}\nThe answer is 18.', '18', 0),
     ('17 or \\boxed{18}', '18', 0), ('\\boxed{x = 17 or x = 18}', '18', 0), ('#### x = 17, y = 18', '18', 0),
     ('\\boxed{x + y = 18}\nThe answer is 9.', '18', 0), ('\\boxed{\\text{Step 1}}\nThe answer is 9.', '1', 0),
     ('#### less than 18', '18', 0), ('The answer is more than 18.', '18', 0), ("#### '24'", '24', 1), ('Answer:\n```\n24\n```', '24', 1), ('\\boxed{18} or maybe 17', '18', 0),
+    ('\\boxed{\\text{not enough information}}\nThe answer is 3.', '3', 0), ('\\boxed{\\text{seventeen}}\nThe answer is 3.', '3', 0),
     ('\\boxed{\\sqrt{9}}\nThe answer is 3.', '3', 0), ('\\boxed{18 million}\nThe answer is 18.', '18', 0),
     ('The answer is 17 or 18.\n<answer>18</answer>', '18', 0),
     ('The answer is 18. I doubt that the answer is right.', '18', 0),
@@ -131,7 +139,7 @@ PLACES_MATH = [
     ('Put it in \\boxed{}. \\boxed{5}', '5', 1), ('\\boxed{5}. It goes in \\boxed{}.', '5', 1),
     ('\\boxed{3}\nThe answer is 5', '5', 0), ('\\boxed{3 or 5}\nThe answer is 5', '5', 0),
     ('\\boxed{3} or \\boxed{5}\nThe answer is 5', '5', 0), ('3 or \\boxed{5}', '5', 0),
-    ('\\boxed{5} or \\boxed{}', '5', 0), ('\\boxed{}', '5', 0), ('\\boxed{?}', '5', 0),
+    ('\\boxed{5} or \\boxed{}', '5', 0), ('\\boxed{}', '5', 0), ('\\boxed{} 5', '5', 0), ('\\boxed{?}', '5', 0),
 ]
 PLACES_MCQ = [
     ('We need \\boxed{\\langle x\\rangle \\gg k} to hold.\n\n**Answer: D**', 'D', 1),
@@ -186,6 +194,7 @@ ARTICLES = [
     ('The answer is A as well as B', 'A', 0), ('The answer is D and I am certain.', 'D', 1), ("Answer: I'm sure it's B", 'I', 0),
     ('Answer: A man walks in, thus D.', 'A', 0), ('Answer: A man walks in, thus D.', 'D', 1), ('Answer: C major', 'C', 0),
     ('The answer is option B: birds lay eggs, and A is wrong.', 'B', 1), ('The answer is A and I', 'A', 0), ('Answer: A lot of birds', 'A', 0),
+    ('The answer is D because (A) and (B) are false.', 'D', 1), ('The answer is B or something else.', 'B', 0),
     ('Answer: D) vitamin B', 'D', 1), ('Answer: D) vitamin B', 'B', 0), ('Answer: C) Vitamin D', 'C', 1),
 ]
 
@@ -206,7 +215,8 @@ NAMES = [
     'B', '(B)', '**B**', 'B.', 'Option B', 'B) birds', 'B. birds lay eggs', 'B\n\nBirds lay eggs.',
     'Birds lay eggs.\n\n**B**', 'The only correct answer is B.', 'Only B is correct.', 'B would be the best choice.',
     'B is the answer.', 'We conclude that B is correct.', 'Overall, option B is the best answer.',
-    'The answer is B. This answer is supported by the text.', 'The answer is B.\n\nLet me know if you need more.',
+    'Conclusion: B', 'The correct one is B.', 'The best response is B.', 'The solution is B', 'The correct statement is B.', 'B is the most likely answer.',
+    'The answer is B. The solution is simple.', 'B\n\nThe answer is clear.', 'The answer is B. This answer is supported by the text.', 'The answer is B.\n\nLet me know if you need more.',
 ]
 HEDGES = [
     'B or C', 'either B or C', 'not B', 'B is incorrect', 'B is not the correct answer', 'The answer is B or C.',
@@ -264,6 +274,23 @@ def test_verdicts(kind, completion, truth, verdict):
 def test_after_thinking(text, after):
     assert after_thinking(text) == after
     assert verify('gsm8k', text, '17') == 0 and verify('gsm8k', text, '18') == bool(after)
+
+
+MEGABYTE = 10 ** 6
+UNITS = ['\\boxed{}', '\\boxed{answer}', '\\boxed{A} or ', '<answer></answer>', '"</think>"', '`<think>`', '[THINK]', 'answer\n', '## answer\n',
+         '#### A\n', '#### 5\n', '#### ', '####', 'B is ', 'B is correct. ', 'I choose ', 'so it is B. ', 'A or ', '(A)', 'A, ', 'answer to the ', 'option ',
+         'answer is right. ', 'answer to to to to to to ', '**', '`', '_a_', 'Step 1 ', '1. ', '\n# 1', '€', '\\text{', '$', '~', 'x = 1, ', "'"]
+
+
+@pytest.mark.parametrize('unit', UNITS, ids=ascii)
+def test_hostile_megabytes(unit):
+    """Nothing takes more than linear time: a megabyte takes about 20 ms, of which a slow machine may make many."""
+    many = unit * (MEGABYTE // len(unit))
+    for text in (many, '#### ' + many, 'Answer: ' + many.replace('\n', ' '), '\\boxed{' + unit * (3900 // len(unit)) + '}' + ' ' * MEGABYTE):
+        for kind, truth in (('gsm8k', '7'), ('math', '7'), ('mcq', 'D'), ('countdown', '{"numbers": [7], "target": 7}'), ('sums', '7')):
+            start = time.perf_counter()
+            assert verify(kind, text, truth) == 0
+            assert time.perf_counter() - start < 0.5, (kind, text[:20])
 
 
 def test_boxes_of_one_sentence():
