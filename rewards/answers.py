@@ -57,24 +57,23 @@ def after_thinking(text):
     """What follows the last think block; '' where a block was never closed.
 
     after_thinking('<think>17?</think>It is 18.') is 'It is 18.'. The opening mark may be missing,
-    because the prompt may have opened the block. A mark in quotes is only mentioned.
+    because the prompt may have opened the block.
     """
     for opening, closing in THINKING_MARKS.items():
         # nearly all texts have neither
         if opening not in text and closing not in text:
             continue
-        closed_at = last_mark(text, closing)
+        # a text may mention a mark as a word, but not <think>, nor the mark that it begins with
+        begins = text.lstrip().startswith(opening)
+        may_be_word = opening != '<think>' and not begins
+        closed_at = last_mark(text, closing, may_be_word)
         is_closed = closed_at >= 0
         if is_closed:
             text = text[closed_at + len(closing):]
 
-        # <think> counts anywhere. The other marks count where a block of theirs was closed before,
-        # or as the first words of a completion. Elsewhere they are words like any other.
-        if opening == '<think>' or is_closed:
-            opens_anywhere = True
-        else:
-            opens_anywhere = text.lstrip().startswith(opening)
-        if opens_anywhere and last_mark(text, opening) >= 0:
+        # was a block opened and not closed?
+        is_used = opening == '<think>' or begins or is_closed
+        if is_used and last_mark(text, opening, may_be_word) >= 0:
             return ''
     return text
 
@@ -91,14 +90,19 @@ def last_first(text, marks):
         places[mark] = text.rfind(mark, 0, start)
 
 
-def last_mark(text, mark):
-    """Where a mark of thinking stands last in a text, else -1. '`<think>`' does not count."""
+def last_mark(text, mark, may_be_word):
+    """Where a mark of thinking stands last in a text and is not only mentioned; -1 for nowhere.
+
+    '`<think>`' in quotes is a mention; with may_be_word, so is ' <think> ' between blanks.
+    """
     # of more marks than that even a quoted one counts
     for n, (start, _) in enumerate(last_first(text, (mark,))):
         before = text[start - 1:start]
         after = text[start + len(mark):start + len(mark) + 1]
         is_quoted = before in QUOTES and after in QUOTES
-        if n == 100 or not is_quoted:
+        is_word = may_be_word and before == ' ' and after == ' '
+        is_mention = is_quoted or is_word
+        if n == 100 or not is_mention:
             return start
     return -1
 

@@ -270,6 +270,7 @@ def test_verdicts(kind, completion, truth, verdict):
     ('[THINK]17[/THINK]18', '18'), ('17[/THINK]18', '18'), ('[THINK]17', ''), (' [THINK]17', ''),
     ('[THINK]a[/THINK]b[THINK]c', ''), ('So [THINK] is a word: 18', 'So [THINK] is a word: 18'),
     ('<thinking>17</thinking>18', '18'), ('◁think▷17◁/think▷18', '18'), ('<seed:think>17</seed:think>18', '18'),
+    ('18\nNo [/THINK] is needed', '18\nNo [/THINK] is needed'), ('[THINK] 17 [/THINK] 18', ' 18'), ('17[/THINK]b[THINK]18', ''),
     ('<seed:think>17', ''), ('◁think▷17', '')])
 def test_after_thinking(text, after):
     assert after_thinking(text) == after
