@@ -296,8 +296,6 @@ DOUBTS = re.compile(r"\b(?:not|doubt|unsure|whether|if|never|cannot)\b|n't", re.
 # blanks, bold face and the beginning of a displayed formula or of a block of code
 BEFORE_ANSWER = re.compile(r'[\s:*]*(?:\\\[|\$\$|```[a-z]{0,9}\n)?\s*')
 ANSWER_ENDS = re.compile(r'[.!?](?:\s|\*|$)|\n')
-
-
 # what follows the noun: 'is', or the end of the line
 PHRASE = re.compile(rf'{BETWEEN}[\s*]{{0,9}}{SAYS}|(?P<line_ends>{LINE_ENDS})')
 
