@@ -61,10 +61,11 @@ COMPARISONS = set(
     'is to if than more less fewer greater smaller larger least most maximum minimum under above '
     'below up when unless except otherwise without until through no never false incorrect '
     'roughly nearly almost around circa approx ish'.split())
-MISLEADING = DOUBTFUL | CARDINALS | ORDINALS | OPERATIONS_IN_WORDS | COMPARISONS
+NUMERALS = CARDINALS | ORDINALS
+MISLEADING = DOUBTFUL | NUMERALS | OPERATIONS_IN_WORDS | COMPARISONS
 
 # short words that are answers or names of quantities, and so no products of variables
-WORDS = CARDINALS | ORDINALS | set(
+WORDS = NUMERALS | set(
     'no yes none true false odd even both all east west north south left right up down prime not '
     'red blue green white black pink brown mon tue wed thu fri sat sun may june july april march '
     'area sum total cost mean mode range speed time width angle slope ratio price max min value '
@@ -113,7 +114,7 @@ PERCENT = {'%', 'percent', 'percentage', 'pct'}
 MAX_UNIT_WORDS = 5
 
 # the names of units that may follow a number as they are: m and others of one letter may be variables
-BARE_UNITS = '|'.join(name for name in UNITS if name.isascii() and len(name) > 1)
+BARE_UNITS = '|'.join(name for name in [*UNITS, *PERCENT] if name.isascii() and len(name) > 1)
 
 # what may follow a number; "..." stands for \text{...} in a normal text
 UNIT = re.compile(
@@ -148,6 +149,9 @@ SIGNS = str.maketrans({
 # functions and constants that some write without their backslash
 UNESCAPED = 'sqrt|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty|theta|alpha|beta|gamma|cup|pm|frac'
 STYLES = r'(?:text|math)(?:rm|bf|it|sf|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm'
+# what stands neither before nor behind \$5, if that is all of an item: not in \$5+\$3
+NO_OPERAND = r'(?<![-+*/0-9a-zA-Z)}])(?<![-+*/0-9a-zA-Z)}] )'
+AMOUNT = r'[0-9][0-9.,]* ?(?:["$),\]\\}]|$)'
 # a space that does not separate two numbers of a list
 THIN = r'(?:\\[,;:! ]|\{\\,\}|~|\\thinspace ?|[\u2009\u202f\u00a0])'
 
@@ -220,8 +224,12 @@ LOOKS = [
     (r'\\(?:text)?(?:euro|sterling|yen|pounds|rupee)(?![a-zA-Z])(?:\{\})? ?', currency),
     # EUR 5 -> €5
     (r'(?<![a-zA-Z])"?(?:EUR|USD|GBP|JPY|INR|Rs\.?)"? ?(?=[0-9])', currency),
-    # \$5 -> ＄5, and \$5+x -> 5+x
-    (r'(?:US ?)?\\\$ ?(?=[0-9][0-9.,]* ?(?:["$),\]\\}]|$))', currency),
+    # 5€ -> €5
+    (rf'(?<![0-9.])([0-9][0-9.]*) ?([{CURRENCIES}])', r'\2\1'),
+    # \$5 -> ＄5
+    (rf'{NO_OPERAND}(?:US ?)?\\\$ ?(?={AMOUNT})', currency),
+    (rf'^- ?\\\$ ?(?={AMOUNT})', '-＄'),
+    # $x$ -> x, and \$5+x -> 5+x
     (r'\\?\$', ''),
     # 1 or 2 -> 1,2
     (r'\s*"?\b(?:or|and)\b"?\s*', ','),
@@ -583,7 +591,8 @@ def unit_words(phrase):
     phrase = re.sub(r'["^]', ' ', phrase.lower())
     phrase = re.sub(r'\bper cent', 'percent', phrase)
     phrase = re.sub(r'\bper\b', '/', phrase)
-    return phrase.replace('/', ' / ').split()
+    words = phrase.replace('/', ' / ').split()
+    return [word.strip('.,()') for word in words]
 
 
 def singular(word):
@@ -596,12 +605,16 @@ def is_misleading(word):
     """Whether a word behind a number changes it or doubts it."""
     if word == '/':
         return False
-    parts = [word.strip('.,()'), *word.split('-')]
-    if not MISLEADING.isdisjoint(parts) or not MISLEADING.isdisjoint(map(singular, parts)):
+    parts = [word, *word.split('-')]
+    if not MISLEADING.isdisjoint(parts):
+        return True
+    # 3 thirds, 2 dozens; but 2 roots are things that are counted
+    if not NUMERALS.isdisjoint(map(singular, parts)):
         return True
     if word.endswith(('fold', "n't")):  # tenfold, isn't
         return True
-    return word == 'halves' or word.startswith('percent') and word not in PERCENT
+    # percents, %points
+    return word.startswith(('percent', '%')) and word not in PERCENT
 
 
 def is_product_of_variables(phrase):
@@ -924,6 +937,8 @@ class Reader:
             given[sign] = self.argument()
         need(given['^'] != -1, 'inverse')  # \sin^{-1} is no power
         x = rough(self.function_argument(), mp)
+        if name in ('ln', 'log') and x == 0:
+            raise ZeroDivisionError('logarithm of 0')
         if name == 'ln':
             y = mp.log(x)
         elif name == 'log':
@@ -1102,7 +1117,7 @@ NAME = re.compile('|'.join((
     # AB, a line's length, and 'ABCD'
     '[A-Z]{2,4}',
     # f(2), f^{-1}(3), f'(x), P(A), E[X], \Pr(A): functions, of whatever argument
-    r"(?:[fgFGPE]|\\Pr|\\phi)(?:_\w)?(?:'*|\^\{?-1\}?|\^\{[()0-9]*\})[(\[].*[)\]]",
+    r"(?:[fgFGPE]|\\Pr|\\phi|\\mathbb\{[EP]\})(?:_\w)?(?:'*|\^\{?-1\}?|\^\{[()0-9]*\})[(\[].*[)\]]",
     # h(3), p(x): letters that may be variables, of a number or a letter
     r"[hpqrstuvyHQRSTVNACDLW]'*\((?:-?[0-9]+|[a-zA-Z])\)",
     # (f\circ g)(2)
@@ -1143,7 +1158,7 @@ def is_name(side):
 
 def names_in(side):
     """The variables that a name introduces: f of f(x), x and y of (x,y), none of words."""
-    if '"' in side or ' ' in side:
+    if '"' in side or ' ' in side or side.startswith('\\frac'):
         return set()
     head = side.partition('(')[0] or side
     return variables_of(set(TOKEN.findall(head)))
@@ -1168,7 +1183,8 @@ def last_side(found, strict):
         return found
     last = found.parts[-1]
     if strict:
-        is_constant = last.sort in ('number', 'tuple') and not variables_of(tokens_of(last))
+        is_value = last.sort in ('number', 'tuple', 'matrix', 'list', 'union')
+        is_constant = is_value and not variables_of(tokens_of(last))
         if len(found.parts) > 2 or not is_constant:
             return None
     for side, side_text in zip(found.parts[:-1], found.mark):
