@@ -148,10 +148,7 @@ SIGNS = str.maketrans({
 
 # functions and constants that some write without their backslash
 UNESCAPED = 'sqrt|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty|theta|alpha|beta|gamma|cup|pm|frac'
-STYLES = r'(?:text|math)(?:rm|bf|it|sf|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm'
-# what stands neither before nor behind \$5, if that is all of an item: not in \$5+\$3
-NO_OPERAND = r'(?<![-+*/0-9a-zA-Z)}])(?<![-+*/0-9a-zA-Z)}] )'
-AMOUNT = r'[0-9][0-9.,]* ?(?:["$),\]\\}]|$)'
+STYLES = r'(?:text|math)(?:rm|bf|it|sf|sc|sl|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm'
 # a space that does not separate two numbers of a list
 THIN = r'(?:\\[,;:! ]|\{\\,\}|~|\\thinspace ?|[\u2009\u202f\u00a0])'
 
@@ -210,8 +207,8 @@ LOOKS = [
     (r'(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~', ' '),
     # {\bf 7} -> {7}
     (r'\\(?:bf|rm|it|sf|tt|bfseries|itshape)(?![a-zA-Z]) ?', ''),
-    # \underline{7} -> 7; a line under letters may mean digits
-    (r'\\underline ?\{([^{}a-zA-Z\\]*)\}', r' \1 '),
+    # \underline{7} -> 7, \underline{Evelyn} -> Evelyn; \underline{AB} may mean digits
+    (r'\\underline ?\{(?![A-Z]+\}|[a-z]\})([^{}\\]*)\}', r' \1 '),
     # \text{cm} -> "cm"
     (rf'\\(?:{STYLES})\s*\{{([^{{}}"]*)\}}', quoted),
     # \boldsymbol{\frac{1}{2}} -> {\frac{1}{2}}
@@ -225,11 +222,10 @@ LOOKS = [
     # EUR 5 -> €5
     (r'(?<![a-zA-Z])"?(?:EUR|USD|GBP|JPY|INR|Rs\.?)"? ?(?=[0-9])', currency),
     # 5€ -> €5
-    (rf'(?<![0-9.])([0-9][0-9.]*) ?([{CURRENCIES}])', r'\2\1'),
-    # \$5 -> ＄5
-    (rf'{NO_OPERAND}(?:US ?)?\\\$ ?(?={AMOUNT})', currency),
-    (rf'^- ?\\\$ ?(?={AMOUNT})', '-＄'),
-    # $x$ -> x, and \$5+x -> 5+x
+    (rf'(?<![0-9.])([0-9][0-9.]*) ?([{CURRENCIES}])(?![0-9a-zA-Z\\])', r'\2\1'),
+    # \$5 -> ＄5, where that is a whole side
+    (r'(^\$?|=) ?(-?) ?(?:US ?)?\\\$ ?(?=[0-9][0-9.,]* ?(?:"|\$?$))', r'\1\2＄'),
+    # $x$ -> x, and \$5+\$3 -> 5+3
     (r'\\?\$', ''),
     # 1 or 2 -> 1,2
     (r'\s*"?\b(?:or|and)\b"?\s*', ','),
@@ -663,7 +659,8 @@ def read_amount(text, depth):
     found = re.fullmatch(rf'(-?)([{CURRENCIES}]) ?([^{CURRENCIES}]+)', value)
     if found and units is not None:
         value = found[1] + found[3]
-        units |= {found[2]}
+        is_clear = units.isdisjoint(CURRENCIES)  # it is not in €5 "dollars"
+        units = units | {found[2]} if is_clear else None
     if units is None or is_text(value):
         return made_text(text)
     tokens = tuple(TOKEN.findall(value))
@@ -984,44 +981,67 @@ def difference(equation, env, mp, is_real=False):
 # --- same: at points -----------------------------------------------------
 # Two expressions are equal if they are so wherever both are real. Roots, logarithms and powers need
 # positive numbers, |x| and x differ at negative ones, factorials and (-1)^n need integers.
-POINTS = [  # how a variable's value is drawn, and its size at most
-    ('positive', 1), ('positive', 1), ('positive', 4), ('positive', 40),
-    ('signed', 1), ('mirrored', 1), ('signed', 4), ('mirrored', 4),
-    ('signed', 4), ('mirrored', 4), ('signed', 40), ('mirrored', 40),
-    ('natural', 3), ('natural', 6), ('natural', 6), ('natural', 6), ('natural', 6), ('natural', 6),
-    ('natural', 9), ('natural', 9), ('integer', 3), ('integer', 5), ('integer', 5), ('integer', 5),
-]
-ENOUGH = 3  # points where both sides have a value
+ROUND = (  # how the variables' values are drawn, and their size at most
+    ('signed', 4),
+    ('mirrored', 4),  # the point before with all signs changed
+    ('distinct', 12),  # natural numbers from 2 on, all different
+    ('reversed', 12),  # the same numbers, given to the variables in reverse: k < n and n < k
+    ('positive', 1),
+    ('natural', 6),  # from 0 on
+    ('signed', 1),
+    ('flipped', 1),  # the point before with the first variable's sign changed
+    ('positive', 40),
+    ('integer', 5),
+)
+POINTS = 5 * ROUND
+INTEGER_KINDS = ('distinct', 'reversed', 'natural', 'integer')
+# 0 and 1 may hide a difference, so they count less: n-kb and n-k agree at k = 0 and at b = 1
+HIDING_KINDS = ('natural', 'integer')
+ENOUGH = 3  # points where both sides have a value, without those that may hide a difference
+PLENTY = 24  # of them, where no more are needed
+FEW = 6  # points, even for the longest expressions
+MAX_WORK = 1500  # tokens at all points together; longer expressions have fewer points
 ROUNDING = {'\\lfloor', '\\lceil'}
 INTEGERS = set('jklmnN')  # the variables that stand for integers where something is rounded
 
 
-@functools.lru_cache(4096)
-def coordinate(name, i):
-    """A variable's value at the i-th point: random, the same in every run."""
-    kind, size = POINTS[i]
+class Point(NamedTuple):
+    hides: bool
+    env: dict  # variable -> Fraction
+
+
+def drawn(kind, size, names, last, dice):
+    """A value for each variable; `last` is the point drawn before."""
     if kind == 'mirrored':
-        return -coordinate(name, i - 1)
-    dice = random.Random(f'{name} {i}')
+        return {name: -last[name] for name in names}
+    if kind == 'flipped':
+        return {**last, names[0]: -last[names[0]]}
+    if kind == 'reversed':
+        return dict(zip(names, reversed(last.values())))
+    if kind == 'distinct':
+        numbers = dice.sample(range(2, size + len(names)), len(names))
+        return {name: Fraction(number) for name, number in zip(names, numbers)}
     if kind == 'natural':
-        return Fraction(dice.randint(0, size))
+        return {name: Fraction(dice.randint(0, size)) for name in names}
     if kind == 'integer':
-        return Fraction(dice.randint(-size, size))
-    magnitude = Fraction(dice.randint(1, 997 * size), 997)
+        return {name: Fraction(dice.randint(-size, size)) for name in names}
+    env = {name: Fraction(dice.randint(1, 997 * size), 997) for name in names}
     if kind == 'signed':
-        return magnitude * dice.choice((-1, 1))
-    return magnitude
+        return {name: number * dice.choice((-1, 1)) for name, number in env.items()}
+    return env
 
 
-@functools.lru_cache(1024)
-def points(variables, is_rounded):
-    """[{variable: value}] at all points."""
+@functools.lru_cache(512)
+def points(variables, only_integers):
+    """The points of a set of variables: random, the same in every run."""
+    names = sorted(variables)
+    dice = random.Random(' '.join(names))
     result = []
-    for i, (kind, _) in enumerate(POINTS):
-        are_integers = kind in ('natural', 'integer')
-        if is_rounded and not are_integers and not INTEGERS.isdisjoint(variables):
-            continue
-        result.append({name: coordinate(name, i) for name in variables})
+    env = {}
+    for kind, size in POINTS:
+        env = drawn(kind, size, names, env, dice)
+        if kind in INTEGER_KINDS or not only_integers:
+            result.append(Point(kind in HIDING_KINDS, env))
     return result
 
 
@@ -1038,18 +1058,18 @@ def close(x, y, mp):
 
 
 def tokens_of(found):
-    """All tokens of the numbers in a tree, as a set."""
+    """All tokens of the numbers in a tree."""
     if found.sort == 'number':
-        return set(found.parts)
+        return list(found.parts)
     if found.sort == 'text':
-        return set()
-    return set().union(*map(tokens_of, found.parts))
+        return []
+    return [token for part in found.parts for token in tokens_of(part)]
 
 
 def variables_of(tokens):
     """The variables among tokens; e and i are constants."""
     letters = {token for token in tokens if token[0].isalpha()}
-    return letters - {'e', 'i'} | tokens & GREEK
+    return letters - {'e', 'i'} | GREEK.intersection(tokens)
 
 
 def agree_as_constants(read, p, t, agree):
@@ -1081,17 +1101,19 @@ def agree_everywhere(read, p, t, agree):
     bars, as of |x|, tell that negative numbers matter; then both sides must be real at the same points:
     |x| is not \\sqrt{x}^2, and \\ln|x| is not \\ln x.
     """
-    tokens = tokens_of(p) | tokens_of(t)
+    tokens = tokens_of(p) + tokens_of(t)
     variables = variables_of(tokens)
     if not variables:
         return agree_as_constants(read, p, t, agree)
     is_real = 'i' not in tokens
-    is_rounded = not tokens.isdisjoint(ROUNDING)
+    is_rounded = not ROUNDING.isdisjoint(tokens)
+    only_integers = is_rounded and not INTEGERS.isdisjoint(variables)
+    n_points = max(FEW, MAX_WORK // len(tokens))
     seen = 0
-    for env in points(frozenset(variables), is_rounded):
+    for point in points(frozenset(variables), only_integers)[:n_points]:
         try:
-            x = real_or_none(read, p, env, is_real)
-            y = real_or_none(read, t, env, is_real)
+            x = real_or_none(read, p, point.env, is_real)
+            y = real_or_none(read, t, point.env, is_real)
             if x is None or y is None:
                 if x is not y and '|' in tokens:
                     return False
@@ -1100,7 +1122,10 @@ def agree_everywhere(read, p, t, agree):
                 return False
         except (ZeroDivisionError, ValueError, GaveUp):
             continue  # undefined or too large at this point
-        seen += 1
+        if not point.hides:
+            seen += 1
+        if seen == PLENTY:
+            break
     need(seen >= ENOUGH, 'undefined at random points')
     return True
 
@@ -1143,12 +1168,16 @@ NAME = re.compile('|'.join((
 )))
 
 
+NOT_IN_NAMES = DOUBTFUL | {'never', 'false', 'incorrect', 'twice', 'double', 'triple', 'square'}
+
+
 def is_name(side):
     """Whether the left side of an equation only names what the right side is."""
     if not NAME.fullmatch(side):
         return False
-    words = re.findall('[a-zA-Z]+', side) if '"' in side or ' ' in side else []
-    if not MISLEADING.isdisjoint(word.lower() for word in words):
+    # "not"=5
+    words = re.findall('[a-zA-Z]+', side.lower())
+    if not NOT_IN_NAMES.isdisjoint(words):
         return False
     # xyz=5 is to be solved, area=5 is not
     if side.isalpha() and len(side) > 2 and not side.isupper():
@@ -1161,13 +1190,13 @@ def names_in(side):
     if '"' in side or ' ' in side or side.startswith('\\frac'):
         return set()
     head = side.partition('(')[0] or side
-    return variables_of(set(TOKEN.findall(head)))
+    return variables_of(TOKEN.findall(head))
 
 
-def is_left_of(side, side_text, last):
+def is_left_of(side, side_text, last, last_text):
     """Whether a left side only names the last side, or is a number equal to it: 9*2 of 9*2=18."""
     if is_name(side_text):
-        return names_in(side_text).isdisjoint(variables_of(tokens_of(last)))
+        return names_in(side_text).isdisjoint(TOKEN.findall(re.sub('"[^"]*"', '', last_text)))
     if side.sort != 'number' or side.mark or variables_of(tokens_of(side)):
         return False
     return same(side, last)
@@ -1188,7 +1217,7 @@ def last_side(found, strict):
         if len(found.parts) > 2 or not is_constant:
             return None
     for side, side_text in zip(found.parts[:-1], found.mark):
-        if not is_left_of(side, side_text, last):
+        if not is_left_of(side, side_text, last, found.mark[-1]):
             return None
     return last
 
