@@ -35,45 +35,52 @@ MAX_NESTING = 6  # of lists, tuples and so on
 MAX_ANY_ORDER = 16  # items of a list that is compared in any order
 
 # --- words ---------------------------------------------------------------
-# numbers in words; each ends a number that it multiplies ('5 hundred') or divides ('5 tenths')
+# A word behind a number is a unit, which may be left out: 15 cm, 5 apples. These words are none.
+# numbers in words, without the plural's s: 5 hundred, 3 thirds, 2 dozens
 CARDINALS = set(
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
     'sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety '
-    'hundred thousand million billion trillion lakh crore dozen score gross pair couple trio'.split())
-ORDINALS = set(
+    'hundred thousand million billion trillion mil mill mln mn bln bn tn grand lakh crore '
+    'dozen score gross pair couple trio triplet quartet quintet twin'.split())
+FRACTIONS = set(
     'half halve third fourth quarter fifth sixth seventh eighth ninth tenth eleventh twelfth '
-    'thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth '
-    'fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth millionth '
-    'billionth trillionth'.split())
+    'thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth '
+    'thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth '
+    'millionth billionth trillionth'.split())
+NUMERALS = CARDINALS | FRACTIONS
 
-# words that change a number or doubt it, inside a sentence
+# words that change a number or doubt it, inside a sentence; verify.py looks for them, too
 DOUBTFUL = set(
-    "- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared cubed "
-    'dozen hundred thousand million billion trillion wrong about approximately between'.split())
+    "- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared "
+    'cubed dozen hundred thousand million billion trillion wrong about approximately between'.split())
 
-# words that do so behind a number: in '5 factorial' and '5 or more' they are no unit
+# words that do so behind a number: 5 factorial
 OPERATIONS_IN_WORDS = set(
-    'factorial subfactorial square-root root power exponent exponential log logarithm inverse '
-    'reciprocal opposite halved doubled tripled quadrupled double triple quadruple twice thrice fold '
-    'mod modulo modulus remainder rem base choose permute divided multiplied added subtracted by over '
-    'basis ppm ppb permil repeating repeated recurring periodic'.split())
+    'factorial subfactorial root power exponent exponential log logarithm inverse reciprocal '
+    'opposite halved doubled tripled quadrupled double triple quadruple quintuple twice thrice fold '
+    'mod modulo modulus remainder rem base choose permute divided multiplied added subtracted by '
+    'over neg loss deficit basis ppm ppb permil repeating repeated recurring periodic'.split())
+# words that compare or deny: 5 or more
 COMPARISONS = set(
-    'is to if than more less fewer greater smaller larger least most maximum minimum under above '
-    'below up when unless except otherwise without until through no never false incorrect '
-    'roughly nearly almost around circa approx ish'.split())
-NUMERALS = CARDINALS | ORDINALS
+    'is to if than more less fewer greater smaller larger least most max maximum minimum under '
+    'above below up upward down off when unless except otherwise without until through no never '
+    'false incorrect roughly nearly almost around circa approx ish'.split())
 MISLEADING = DOUBTFUL | NUMERALS | OPERATIONS_IN_WORDS | COMPARISONS
+# plurals of them that are things to be counted: 2 roots of an equation
+COUNTED = set(
+    'roots bases powers logs exponents logarithms inverses reciprocals remainders folds '
+    'triples quadruples quintuples'.split())
 
 # short words that are answers or names of quantities, and so no products of variables
 WORDS = NUMERALS | set(
     'no yes none true false odd even both all east west north south left right up down prime not '
     'red blue green white black pink brown mon tue wed thu fri sat sun may june july april march '
     'area sum total cost mean mode range speed time width angle slope ratio price max min value '
-    'rate age day hour cone cube kite acute nan inf mod'.split())
+    'rate age day hour cone cube kite acute cat dog man boy girl nan inf mod'.split())
 
 # --- units ---------------------------------------------------------------
 # each line: the unit as it is compared, then its other names, without the plural's s
-UNIT_NAMES = '''
+UNIT_NAMES = """
 ° degree
 mm millimeter millimetre
 cm centimeter centimetre
@@ -104,24 +111,34 @@ unit
 £ gbp
 ¥ yen jpy
 ₹ rupee inr
-'''
-UNITS = {}
-for line in UNIT_NAMES.split('\n'):
-    for name in line.split():
-        UNITS[name] = line.split()[0]
-CURRENCIES = '＄€£¥₹'  # a plain $ is a sign of mathematics
+"""
+CURRENCIES = '＄€£¥₹₩₽₺₪₫฿'  # a plain $ is a sign of mathematics
+
+
+def unit_table():
+    """{name of a unit: the unit}."""
+    table = {}
+    for line in UNIT_NAMES.strip().split('\n'):
+        unit, *others = line.split()
+        table[unit] = unit
+        for other in others:
+            table[other] = unit
+    return table
+
+
+UNITS = unit_table()
 PERCENT = {'%', 'percent', 'percentage', 'pct'}
 MAX_UNIT_WORDS = 5
 
-# the names of units that may follow a number as they are: m and others of one letter may be variables
-BARE_UNITS = '|'.join(name for name in [*UNITS, *PERCENT] if name.isascii() and len(name) > 1)
+# the units that may follow a number as they are: 15cm; those of one letter may be variables
+BARE_UNITS = '|'.join(unit for unit in [*UNITS, *PERCENT] if unit.isascii() and len(unit) > 1)
 
 # what may follow a number; "..." stands for \text{...} in a normal text
 UNIT = re.compile(
     r'(?<=[0-9}).]) ?('
     # 15 "cm"^2, 90 "degrees"
     r'"[^"0-9]*"(?:\^[23])?'
-    # 50%, 18€
+    # 50%, \frac12€
     rf'|%|[{CURRENCIES}]'
     # 15cm, 15 square feet
     rf'|(?:(?:square|cubic|sq) )?(?:{BARE_UNITS})s?(?:\^[23])?'
@@ -148,9 +165,23 @@ SIGNS = str.maketrans({
 
 # functions and constants that some write without their backslash
 UNESCAPED = 'sqrt|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty|theta|alpha|beta|gamma|cup|pm|frac'
-STYLES = r'(?:text|math)(?:rm|bf|it|sf|sc|sl|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm'
-# a space that does not separate two numbers of a list
-THIN = r'(?:\\[,;:! ]|\{\\,\}|~|\\thinspace ?|[\u2009\u202f\u00a0])'
+STYLES = r'(?:text|math)(?:rm|bf|it|sf|sc|sl|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm|num'
+# a space between groups of digits; it does not separate two numbers
+THIN = r'(?: ?(?:\\[,;:! ]|\{\\,\}|~|\\thinspace|[\u2009\u202f\u00a0]) ?)'
+# currencies as LaTeX and as banks call them
+CURRENCY_NAMES = {
+    'usd': '＄',
+    'euro': '€',
+    'eur': '€',
+    'pounds': '£',
+    'sterling': '£',
+    'gbp': '£',
+    'yen': '¥',
+    'jpy': '¥',
+    'rupee': '₹',
+    'inr': '₹',
+    'rs': '₹',
+}
 
 
 def ungrouped(found):
@@ -171,10 +202,8 @@ def quoted(found):
 
 def currency(found):
     r"""\pounds, GBP and £ as one sign."""
-    name = found[0].strip('\\"{} ').lower().removeprefix('text')
-    names = {'euro': '€', 'eur': '€', 'yen': '¥', 'jpy': '¥', 'inr': '₹', 'rs': '₹', 'rs.': '₹',
-             'pounds': '£', 'sterling': '£', 'gbp': '£', 'rupee': '₹'}
-    return names.get(name, '＄')
+    name = re.search('[a-z]+', found[0].lower().replace('\\text', ''))[0]
+    return CURRENCY_NAMES[name]
 
 
 def mixed(found):
@@ -196,7 +225,7 @@ def repeating(found):
 # (pattern, replacement), applied in this order
 LOOKS = [
     # 24\,000 -> 24000; 24 000 with a plain space stays two numbers
-    (rf'(?<![0-9.,])[1-9][0-9]{{0,2}}(?:{THIN}[0-9]{{3}})+(?!{THIN}?[0-9])', ungrouped),
+    (rf'(?<![0-9.])[1-9][0-9]{{0,2}}(?:{THIN}[0-9]{{3}})+(?!{THIN}?[0-9])', ungrouped),
     # blanks and line ends -> one blank, so that no pattern below meets a long run
     (r'\s+', ' '),
     # \left( -> (, and \[x\] -> x
@@ -207,12 +236,12 @@ LOOKS = [
     (r'(?<!\\)\\(?:[,;:! ]|q?quad(?![a-zA-Z]))|~', ' '),
     # {\bf 7} -> {7}
     (r'\\(?:bf|rm|it|sf|tt|bfseries|itshape)(?![a-zA-Z]) ?', ''),
-    # \underline{7} -> 7, \underline{Evelyn} -> Evelyn; \underline{AB} may mean digits
-    (r'\\underline ?\{(?![A-Z]+\}|[a-z]\})([^{}\\]*)\}', r' \1 '),
     # \text{cm} -> "cm"
     (rf'\\(?:{STYLES})\s*\{{([^{{}}"]*)\}}', quoted),
+    # \underline{7} -> 7, \underline{Evelyn} -> Evelyn; \underline{AB} may mean digits
+    (r'\\underline ?\{(?![A-Z]+\}|[a-z]\})([^{}\\]*)\}', r' \1 '),
     # \boldsymbol{\frac{1}{2}} -> {\frac{1}{2}}
-    (r'\\(?:boldsymbol|bm|mathbf|mathrm|mathit)(?=\{)', ''),
+    (r'\\(?:boldsymbol|bm|(?:math|text)(?:bf|rm|it))(?=\{)', ''),
     # {1,250} -> 1,250
     (r'^ ?\{([^{}]*)\} ?$', r'\1'),
     # 1,234 -> 1234, but not in (1,234), which may be a pair
@@ -544,20 +573,22 @@ def is_word(letters, alone):
         return True
     if len(letters) < 3:
         return False
-    # ABC alone may be an order, Amy a name
+    # alone, ABC may be an order, Amy a name, and dot a word, as it has a vowel
     if alone and not letters.islower():
+        return True
+    if alone and re.search('[eiou]', letters) and not neighbours(lower):
         return True
     return len(letters) > 5 and not neighbours(lower)
 
 
-def is_text(value):
+def is_text(amount):
     r"""Whether no number can be read: \triangle ABC, "Evelyn", no solution; but 2xyz can."""
-    if '"' in value:
+    if '"' in amount:
         return True
-    if not READABLE.issuperset(MACRO.findall(value)):
+    if not READABLE.issuperset(MACRO.findall(amount)):
         return True
-    rest = SUBSCRIPT.sub('', MACRO.sub('', value))
-    alone = re.fullmatch('[a-zA-Z ]+', value) is not None
+    rest = SUBSCRIPT.sub('', MACRO.sub('', amount))
+    alone = re.fullmatch('[a-zA-Z ]+', amount) is not None
     return any(is_word(letters, alone) for letters in re.findall('[a-zA-Z]{2,}', rest))
 
 
@@ -585,8 +616,11 @@ def made_text(text):
 def unit_words(phrase):
     """The words of a unit in lower case: "meters per second" as meters, /, second."""
     phrase = re.sub(r'["^]', ' ', phrase.lower())
-    phrase = re.sub(r'\bper cent', 'percent', phrase)
+    # per cent is one word
+    phrase = re.sub(r'\bper[ -]cent', 'percent', phrase)
     phrase = re.sub(r'\bper\b', '/', phrase)
+    # an ordered pair is one thing, a pair of shoes two
+    phrase = re.sub(r'ordered (?:pair|triple)', 'tuple', phrase)
     words = phrase.replace('/', ' / ').split()
     return [word.strip('.,()') for word in words]
 
@@ -598,41 +632,30 @@ def singular(word):
 
 
 def is_misleading(word):
-    """Whether a word behind a number changes it or doubts it."""
-    if word == '/':
+    """Whether a word behind a number changes it or doubts it: factorial, dozens, tenfold, isn't."""
+    if word == '/' or word in COUNTED:
         return False
-    parts = [word, *word.split('-')]
-    if not MISLEADING.isdisjoint(parts):
-        return True
-    # 3 thirds, 2 dozens; but 2 roots are things that are counted
-    if not NUMERALS.isdisjoint(map(singular, parts)):
-        return True
-    if word.endswith(('fold', "n't")):  # tenfold, isn't
+    for part in (word, *word.split('-')):
+        if part in MISLEADING or singular(part) in MISLEADING:
+            return True
+    if word.endswith(('fold', "n't")):
         return True
     # percents, %points
     return word.startswith(('percent', '%')) and word not in PERCENT
 
 
-def is_product_of_variables(phrase):
-    """Whether the letters behind '2 ' are rather variables than a noun: xy, abc, but not cm or men."""
-    if not phrase.isalpha() or singular(phrase.lower()) in UNITS or len(phrase) > 3:
-        return False
-    lower = phrase.lower()
-    if len(phrase) == 2:
-        return lower not in ('am', 'pm', 'ml', 'th', 'st', 'nd', 'rd')
-    return neighbours(lower) or not re.search('[aeiou]', lower[1:])
-
-
 def units_of(phrase):
     """What units a phrase behind a number states, as a set; None if it is no unit."""
-    if phrase[0] != '"' and is_product_of_variables(phrase):
-        return None
     words = unit_words(phrase)
     if len(words) > MAX_UNIT_WORDS or any(map(is_misleading, words)):
+        return None
+    # 5 square
+    if words and words[-1] in ('square', 'sq', 'cubic'):
         return None
     # 35 percent of the class
     if words and words[0] in PERCENT:
         return frozenset('%')
+    # "inches", "in" and "inch" are the same unit
     words = [singular(word) for word in words]
     words = [UNITS.get(word, word) for word in words]
     # 5 dollars per hour states what \$5 states, and more
@@ -644,29 +667,55 @@ def units_of(phrase):
     return frozenset(stated)
 
 
+def is_product_of_variables(phrase):
+    """Whether the letters behind '2 ' are variables rather than a noun: xy, abc; but not cm, men."""
+    if not phrase.isalpha() or len(phrase) > 3:
+        return False
+    lower = phrase.lower()
+    if singular(lower) in UNITS or lower in PERCENT:
+        return False
+    if len(phrase) == 2:
+        return lower not in ('am', 'pm', 'ml', 'th', 'st', 'nd', 'rd')
+    return neighbours(lower) or not re.search('[aeiou]', lower[1:])
+
+
+def without_unit(text):
+    """15 "cm" as 15 and {'cm'}. The units are None if what follows the number changes it."""
+    found = UNIT.search(text)
+    if not found or is_product_of_variables(found[1]):
+        return text, NO_UNITS
+    return text[:found.start()], units_of(found[1])
+
+
+PRICE = re.compile(rf'(-?)([{CURRENCIES}]) ?([^{CURRENCIES}]+)')
+
+
+def without_currency(text):
+    """-€5 as -5 and {'€'}."""
+    found = PRICE.fullmatch(text)
+    if not found:
+        return text, NO_UNITS
+    sign, unit, amount = found.groups()
+    return sign + amount, frozenset(unit)
+
+
 def read_amount(text, depth):
     r"""A number, with or without a unit, or else a text: 15 "cm", €5, 2xyz, \frac12, "Evelyn"."""
-    value = text
-    units = NO_UNITS
-    found = UNIT.search(value)
-    if found:
-        value = text[:found.start()]
-        units = units_of(found[1])
-        # 2 xy is a product, 5 "factorial" a text
-        if units is None and is_product_of_variables(found[1]):
-            value = text
-            units = NO_UNITS
-    found = re.fullmatch(rf'(-?)([{CURRENCIES}]) ?([^{CURRENCIES}]+)', value)
-    if found and units is not None:
-        value = found[1] + found[3]
-        is_clear = units.isdisjoint(CURRENCIES)  # it is not in €5 "dollars"
-        units = units | {found[2]} if is_clear else None
-    if units is None or is_text(value):
+    amount, units = without_unit(text)
+    # 5 "factorial"
+    if units is None:
         return made_text(text)
-    tokens = tuple(TOKEN.findall(value))
-    need(''.join(tokens) == value.replace(' ', ''), f'cannot read {value[:20]!r}')
+    amount, currencies = without_currency(amount)
+    # €5 "dollars"
+    if currencies and not units.isdisjoint(CURRENCIES):
+        return made_text(text)
+    if is_text(amount):
+        return made_text(text)
+    tokens = tuple(TOKEN.findall(amount))
+    # nothing may be lost between the tokens
+    need(''.join(tokens) == amount.replace(' ', ''), f'cannot read {amount[:20]!r}')
     need(len(tokens) <= MAX_TOKENS and max(map(len, tokens)) <= MAX_DIGITS, 'too long')
-    return Tree('number', units, tokens)
+    return Tree('number', units | currencies, tokens)
 
 
 READERS = (
@@ -817,6 +866,7 @@ class Reader:
         return result
 
     def factorial(self, x):
+        need(self.tokens[self.at] != '!', 'double factorial')  # 5!! is 15
         need(integer(x), 'factorial')
         small(x, MAX_FACTORIAL)
         return Fraction(math.factorial(int(x)))  # ValueError if it is negative
@@ -1131,44 +1181,50 @@ def agree_everywhere(read, p, t, agree):
 
 
 # --- same: equations and their names -------------------------------------
-LETTER = r'(?:[a-zA-Z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|sigma|omega)(?![a-zA-Z]))'
+GREEK_LETTER = r'\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|sigma|omega)(?![a-zA-Z])'
+LETTER = rf'(?:[a-zA-Z]|{GREEK_LETTER})'
 VARIABLE = LETTER + r' ?(?:_(?:\w|\{[^{}]*\}))?'
 CORNERS = r'(?:[A-Z] ?){1,6}'
+ACCENT = r'\\(?:overline|overrightarrow|vec|hat|bar|tilde|widehat|angle|measuredangle|triangle)'
+AN_ANGLE = rf'(?:(?:\\angle ?){CORNERS}|[A-Z]|{GREEK_LETTER})'
 NAME = re.compile('|'.join((
     # x, x_1, \theta, A_{"total"}
     VARIABLE,
     # (x,y), (a,b,c)
     rf'\({VARIABLE}(?:,{VARIABLE})+\)',
-    # AB, a line's length, and 'ABCD'
+    # AB, the length of a line, and the number ABC
     '[A-Z]{2,4}',
+    r'\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}',
     # f(2), f^{-1}(3), f'(x), P(A), E[X], \Pr(A): functions, of whatever argument
-    r"(?:[fgFGPE]|\\Pr|\\phi|\\mathbb\{[EP]\})(?:_\w)?(?:'*|\^\{?-1\}?|\^\{[()0-9]*\})[(\[].*[)\]]",
+    r"(?:[fgFGPE]|\\Pr|\\phi|\\mathbb\{[EP]\})(?:_\w)?"
+    r"(?:'*|\^\{?-1\}?|\^\{[()0-9]*\})[(\[].*[)\]]",
     # h(3), p(x): letters that may be variables, of a number or a letter
-    r"[hpqrstuvyHQRSTVNACDLW]'*\((?:-?[0-9]+|[a-zA-Z])\)",
+    r"[hnpqrstuvyHQRSTVNACDLW]'*\((?:-?[0-9]+|[a-zA-Z])\)",
+    # d(A,B)
+    r'[a-zA-Z]\([A-Z](?:,[A-Z])+\)',
     # (f\circ g)(2)
     r"\([fgh](?:\\circ ?|[-+*/])?[fgh]\)\(.*\)",
     # y', \frac{dy}{dx}
     r"[a-zA-Z]'+",
     r'\\frac\{d\^?[0-9]?[a-zA-Z]?\}\{d[a-z](?:\^[0-9])?\}',
-    # |AB|, \|v\|, |\overline{AB}|
-    r'\|[A-Z]{2}\||\\\|[^=]*\\\||\|\\(?:vec|overline|overrightarrow)\{?[a-zA-Z]{1,2}\}?\|',
+    # |AB|, \|v\|, |\overline{AB}|; but |x|=5 is to be solved
+    r'\|[A-Z]{1,2}\|',
+    r'\\\|[^=]*\\\|',
+    r'\|\\(?:vec|overline|overrightarrow) ?\{?[a-zA-Z]{1,2}\}?\|',
     # [ABC], [\triangle ABC]: an area
     rf'\[(?:\\triangle ?)?{CORNERS}\]',
     # \overline{AB}, \vec v, \angle ABC, m\angle A
-    rf'm?\\(?:overline|overrightarrow|vec|hat|bar|tilde|widehat|angle|measuredangle|triangle)'
-    rf' ?\{{?(?:{CORNERS}|{VARIABLE})\}}?',
-    # \sin A, \cos\theta, \tan\angle ABC: of an angle; \sin x is to be solved
-    rf'\\(?:sin|cos|tan|cot|sec|csc) ?\(?(?:(?:\\angle ?){CORNERS}|[A-Z]|\\(?:alpha|beta|gamma|theta))\)?',
-    # \det A, \gcd(a,b)
-    r'\\(?:det|gcd|deg|dim|max|min|arg) ?(?:[a-zA-Z]|\(.*\))',
-    # "Area", "Area of"\triangle ABC, "Var"(X), "Area"_{ABC}
-    rf'"[a-zA-Z .\'-]+"(?: ?\(?\[?(?:\\triangle ?)?{CORNERS}\]?\)?|_\{{[^{{}}]*\}}|_\w)?',
+    rf'm?{ACCENT} ?\{{?(?:{CORNERS}|{VARIABLE})\}}?',
+    # \sin A, \cos\theta, \tan\angle ABC: of an angle; \sin x=1 is to be solved
+    rf'\\(?:sin|cos|tan|cot|sec|csc) ?\(?{AN_ANGLE}\)?',
+    # \det A, \gcd(a,b), \max
+    r'\\(?:det|gcd|deg|dim|max|min|arg) ?(?:[a-zA-Z]|\(.*\))?',
+    # "Area", "Area of"\triangle ABC, "value of"x, "Var"(X), "Area"_{ABC}
+    rf'"[a-zA-Z .\'-]+"(?: ?(?:\\triangle ?)?{CORNERS}| ?{VARIABLE}|\(.*\)|\[.*\]|_\{{[^{{}}]*\}}|_\w)?',
     # Area, The area of the square
     '[A-Za-z]{3,}(?: [A-Za-z]+){0,6}',
 )))
-
-
-NOT_IN_NAMES = DOUBTFUL | {'never', 'false', 'incorrect', 'twice', 'double', 'triple', 'square'}
+NOT_IN_NAMES = DOUBTFUL | {'never', 'false', 'incorrect', 'twice', 'double', 'triple'}
 
 
 def is_name(side):
@@ -1195,8 +1251,13 @@ def names_in(side):
 
 def is_left_of(side, side_text, last, last_text):
     """Whether a left side only names the last side, or is a number equal to it: 9*2 of 9*2=18."""
+    # (x,y)=5
+    if side.sort == 'tuple' and len(side.parts) != len(last.parts):
+        return False
     if is_name(side_text):
-        return names_in(side_text).isdisjoint(TOKEN.findall(re.sub('"[^"]*"', '', last_text)))
+        outside_quotes = re.sub('"[^"]*"', '', last_text)
+        # x=2x is to be solved
+        return names_in(side_text).isdisjoint(TOKEN.findall(outside_quotes))
     if side.sort != 'number' or side.mark or variables_of(tokens_of(side)):
         return False
     return same(side, last)
