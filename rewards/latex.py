@@ -31,6 +31,11 @@ MAX_BITS = 4000  # of an exact number's numerator and denominator
 MAX_DEPTH = 60  # of brackets and operators in an expression
 MAX_TOKENS = 400  # of an expression
 MAX_CALLS = 25  # powers in an expression
+MAX_EXPONENT = 800  # of e
+MAX_FACTORIAL = 400
+MAX_BINOMIAL = 300
+MAX_ROOT = 100
+ROUGH_BITS = 1000  # of a fraction beside inexact numbers: more digits than they have
 MAX_NESTING = 6  # of lists, tuples and so on
 MAX_ANY_ORDER = 16  # items of a list that is compared in any order
 
@@ -52,14 +57,15 @@ NUMERALS = CARDINALS | FRACTIONS
 # words that change a number or doubt it, inside a sentence; verify.py looks for them, too
 DOUBTFUL = set(
     "- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared "
-    'cubed dozen hundred thousand million billion trillion wrong about approximately between'.split())
+    'cubed dozen hundred thousand million billion trillion wrong about approximately '
+    'between'.split())
 
 # words that do so behind a number: 5 factorial
 OPERATIONS_IN_WORDS = set(
     'factorial subfactorial root power exponent exponential log logarithm inverse reciprocal '
-    'opposite halved doubled tripled quadrupled double triple quadruple quintuple twice thrice fold '
-    'mod modulo modulus remainder rem base choose permute divided multiplied added subtracted by '
-    'over neg loss deficit basis ppm ppb permil repeating repeated recurring periodic'.split())
+    'opposite halved doubled tripled quadrupled double triple quadruple quintuple twice thrice '
+    'fold mod modulo modulus remainder rem base choose permute divided multiplied added subtracted '
+    'by over neg loss deficit basis ppm ppb permil repeating repeated recurring periodic'.split())
 # words that compare or deny: 5 or more
 COMPARISONS = set(
     'is to if than more less fewer greater smaller larger least most max maximum minimum under '
@@ -165,7 +171,9 @@ SIGNS = str.maketrans({
 
 # functions and constants that some write without their backslash
 UNESCAPED = 'sqrt|sin|cos|tan|cot|sec|csc|ln|log|exp|pi|infty|theta|alpha|beta|gamma|cup|pm|frac'
-STYLES = r'(?:text|math)(?:rm|bf|it|sf|sc|sl|tt|up|normal)?|mbox|emph|operatorname|boldsymbol|bm|num'
+STYLES = (
+    r'(?:text|math)(?:rm|bf|it|sf|sc|sl|tt|up|normal)?'
+    r'|mbox|emph|operatorname|boldsymbol|bm|num')
 # a space between groups of digits; it does not separate two numbers
 THIN = r'(?: ?(?:\\[,;:! ]|\{\\,\}|~|\\thinspace|[\u2009\u202f\u00a0]) ?)'
 # currencies as LaTeX and as banks call them
@@ -190,8 +198,9 @@ def ungrouped(found):
 
 
 def quoted(found):
-    r"""\text{cm} as "cm", \textbf{1,250} as 1,250, \text{5 cm} as 5 "cm"; a letter is a variable."""
+    r"""\text{cm} as "cm", \textbf{1,250} as 1,250, \text{5 cm} as 5 "cm"."""
     content = found[1].strip()
+    # numbers, and single letters, which are variables
     if not re.search('[a-zA-Z]{2}|[a-zA-Z]/', content):
         return f' {content} '
     amount = re.fullmatch(r'([-+]?[0-9][0-9.,]*) +([a-zA-Z][^0-9]*)', content)
@@ -389,8 +398,10 @@ def trees(texts, depth):
 
 def read_digits(text, depth):
     """12: what most answers are."""
-    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
-        return Tree('number', NO_UNITS, (text,))
+    # isdigit() alone would take Arabic digits, too
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
+        return None
+    return Tree('number', NO_UNITS, (text,))
 
 
 def both_signs(texts):
@@ -419,30 +430,35 @@ def read_list(text, depth):
 
 def read_empty(text, depth):
     r"""\emptyset: a list without items."""
-    if text in ('\\emptyset', '\\{\\}'):
-        return Tree('list', '', ())
+    if text not in ('\\emptyset', '\\{\\}'):
+        return None
+    return Tree('list', '', ())
 
 
 def read_infinity(text, depth):
     r"""+\infty and -\infty."""
-    if text.lstrip('+-') == '\\infty':
-        return Tree('infinity', text.replace('+', ''), ())
+    if text.lstrip('+-') != '\\infty':
+        return None
+    return Tree('infinity', text.replace('+', ''), ())
 
 
 def read_membership(text, depth):
     r"""x\in[1,2]."""
     found = re.fullmatch(r'([a-zA-Z])\\in ?(.+)', text)
-    if found:
-        return Tree('named', found[1], trees([found[2]], depth))
+    if not found:
+        return None
+    return Tree('named', found[1], trees([found[2]], depth))
 
 
 def read_union(text, depth):
     r"""(0,1)\cup(2,3)."""
+    # most texts have none, and need not be split
     if '\\cup' not in text:
         return None
     sets = split(text, r'\\cup(?![a-zA-Z])')
-    if len(sets) > 1:
-        return Tree('union', '', trees(sets, depth))
+    if len(sets) == 1:
+        return None
+    return Tree('union', '', trees(sets, depth))
 
 
 def read_set(text, depth):
@@ -459,11 +475,14 @@ def read_tuple(text, depth):
     """(1,2), and the interval [0,1)."""
     if text[0] not in '([' or text[-1] not in ')]' or not paired(text):
         return None
-    if '\\begin' in text:  # a matrix in brackets
+    # a matrix in brackets
+    if '\\begin' in text:
         return tree(text[1:-1], depth + 1)
     items = split(text[1:-1], ',')
-    if len(items) > 1:
-        return Tree('tuple', text[0] + text[-1], trees(items, depth))
+    # (1+x) is an expression
+    if len(items) == 1:
+        return None
+    return Tree('tuple', text[0] + text[-1], trees(items, depth))
 
 
 MATRIX = re.compile(
@@ -477,13 +496,14 @@ def read_matrix(text, depth):
         return None
     rows = []
     for row in found[2].split('\\\\'):
+        # the last row may end in \\, too
         if row.strip():
             rows.append(Tree('row', '', trees(row.split('&'), depth)))
     return Tree('matrix', found[1] == 'v', tuple(rows))
 
 
 def is_letter(text):
-    return re.fullmatch('[a-zA-Z]', text) is not None
+    return len(text) == 1 and text.isascii() and text.isalpha()
 
 
 def read_relation(text, depth):
@@ -522,9 +542,10 @@ def read_equation(text, depth):
         return None
     parts = []
     for side in sides[:-1]:
+        # f'(2) is no expression, but a name
         try:
             parts.append(tree(side, depth + 1))
-        except GaveUp:  # f'(2) is no expression, but a name
+        except GaveUp:
             need(NAME.fullmatch(side), 'equation')
             parts.append(Tree('name', side, ()))
     parts.append(tree(sides[-1], depth + 1))
@@ -536,8 +557,9 @@ def read_ratio(text, depth):
     if ':' not in text:
         return None
     sides = split(text, ':')
-    if len(sides) > 1:
-        return Tree('ratio', '', trees(sides, depth))
+    if len(sides) == 1:
+        return None
+    return Tree('ratio', '', trees(sides, depth))
 
 
 BASE = re.compile(r'\(?([0-9][0-9a-fA-F]*|[0-9A-F]{2,})\)?_\{?([0-9]{1,2})\}?')
@@ -545,18 +567,22 @@ BASE = re.compile(r'\(?([0-9][0-9a-fA-F]*|[0-9A-F]{2,})\)?_\{?([0-9]{1,2})\}?')
 
 def read_base(text, depth):
     """204_5 and 2A_{16}."""
-    found = '_' in text and BASE.fullmatch(text)
-    if found:
-        return Tree('base', (found[1].upper().lstrip('0'), found[2]), ())
+    found = BASE.fullmatch(text)
+    if not found:
+        return None
+    digits = found[1].upper().lstrip('0')
+    return Tree('base', (digits, found[2]), ())
 
 
 # --- tree: numbers and texts ---------------------------------------------
 GREEK = {'\\' + name for name in (
-    'alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi '
-    'varphi chi psi omega').split()}
+    'alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho sigma tau '
+    'phi varphi chi psi omega').split()}
+# all functions and macros that stage three can compute; what has others is a text
 FUNCTIONS = set('sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp'.split())
-READABLE = GREEK | {'\\' + name for name in FUNCTIONS} | {'\\' + name for name in (
+MACROS = {'\\' + name for name in (
     'pi frac binom sqrt lfloor rfloor lceil rceil cdot times div').split()}
+READABLE = GREEK | MACROS | {'\\' + name for name in FUNCTIONS}
 MACRO = re.compile(r'\\[a-zA-Z]+')
 SUBSCRIPT = re.compile(r'_\{[a-zA-Z0-9]*\}')
 
@@ -667,16 +693,23 @@ def units_of(phrase):
     return frozenset(stated)
 
 
+# units without a vowel, which would look like products of variables
+SHORT_UNITS = set(
+    'am pm th st nd rd mg ml cl dl hz kb mb gb tb kw mw hp pt qt yr yrs mph kph kmh rpm kwh khz '
+    'mhz ghz psi pts pct'.split())
+
+
 def is_product_of_variables(phrase):
-    """Whether the letters behind '2 ' are variables rather than a noun: xy, abc; but not cm, men."""
+    """Whether letters behind '2 ' are variables rather than a noun: xy, abc; but not cm, men."""
     if not phrase.isalpha() or len(phrase) > 3:
         return False
     lower = phrase.lower()
-    if singular(lower) in UNITS or lower in PERCENT:
+    if singular(lower) in UNITS or lower in SHORT_UNITS:
         return False
-    if len(phrase) == 2:
-        return lower not in ('am', 'pm', 'ml', 'th', 'st', 'nd', 'rd')
-    return neighbours(lower) or not re.search('[aeiou]', lower[1:])
+    if len(phrase) == 2 or neighbours(lower):
+        return True
+    # men, pie; but not xyz, abx
+    return not re.search('[aeiou]', lower[1:])
 
 
 def without_unit(text):
@@ -738,25 +771,44 @@ CLOSE = {'(': ')', '[': ']', '{': '}', '|': '|', '\\lfloor': '\\rfloor', '\\lcei
 # how closely operators bind
 END, TERM, FACTOR, POWER, ONE = range(-1, 4)
 BINDS = {
-    '': END, '_': END, ')': END, ']': END, '}': END, '\\rfloor': END, '\\rceil': END,
-    '+': TERM, '-': TERM,
-    '*': FACTOR, '\\cdot': FACTOR, '\\times': FACTOR, '/': FACTOR, '\\div': FACTOR,
-    '^': POWER, '!': POWER,
+    # what ends an expression
+    '': END,
+    '_': END,
+    ')': END,
+    ']': END,
+    '}': END,
+    '\\rfloor': END,
+    '\\rceil': END,
+    # operators
+    '+': TERM,
+    '-': TERM,
+    '*': FACTOR,
+    '\\cdot': FACTOR,
+    '\\times': FACTOR,
+    '/': FACTOR,
+    '\\div': FACTOR,
+    '^': POWER,
+    '!': POWER,
 }
 OPERATIONS = {
-    '+': operator.add, '-': operator.sub,
-    '*': operator.mul, '\\cdot': operator.mul, '\\times': operator.mul,
-    '/': operator.truediv, '\\div': operator.truediv,
+    '+': operator.add,
+    '-': operator.sub,
+    '*': operator.mul,
+    '\\cdot': operator.mul,
+    '\\times': operator.mul,
+    '/': operator.truediv,
+    '\\div': operator.truediv,
 }
-MAX_EXPONENT = 800  # of e
-MAX_FACTORIAL = 400
-MAX_BINOMIAL = 300
-MAX_ROOT = 100
-ROUGH_BITS = 1000  # of a fraction beside inexact numbers: more digits than FINE can tell apart
+# two precisions: numbers are compared to 45 digits, then to 365, since e^{-200} is not 0
 ROUGH = MPContext()
+ROUGH.dps = 80
 FINE = MPContext()
-ROUGH.dps = 60  # numbers are equal to 45 digits,
-FINE.dps = 400  # and then to 385: e^{-200} is not 0
+FINE.dps = 400
+LOST_DIGITS = 35  # that differences of nearly equal numbers may cost: 1-\tanh^2 x
+
+
+# the token after a part of a function's argument, if that goes on: \sin 2x
+ARGUMENT_GOES_ON = re.compile(r'[0-9a-zA-Z]|\\(?:pi|frac|theta|sqrt)$')
 
 
 class NotReal(ValueError):
@@ -791,8 +843,11 @@ def rough(x, mp):
 class Reader:
     """Reads tokens to their value: a Fraction where it is rational, else a number of mp.
 
-    env holds the variables' values. With is_real, what is not real on the way raises NotReal. Raises
-    GaveUp, or ZeroDivisionError or ValueError where the value is undefined.
+    `env` holds the variables' values. With `is_real`, a root or function that is not real raises
+    NotReal. Raises GaveUp, or ZeroDivisionError or ValueError where the value is undefined.
+
+    How tightly an operand is bound decides what belongs to it. In 1+2x^3 the sum takes 2x^3, the
+    product takes x^3, and the power takes 3: expression(TERM), expression(FACTOR) and so on.
     """
 
     def __init__(self, tokens, env, mp, is_real):
@@ -806,6 +861,7 @@ class Reader:
         self.closing = ['']  # what ends the innermost open brackets
 
     def take(self):
+        """The next token, which is then read."""
         token = self.tokens[self.at]
         if not token:
             raise GaveUp('more expected')
@@ -823,6 +879,7 @@ class Reader:
             # an operand that follows without an operator is a factor: 2x
             is_factor = token not in BINDS and token != self.closing[-1]
             binds = FACTOR if is_factor else BINDS.get(token, END)
+            # what binds less closely belongs to an expression around this one
             if binds < least:
                 self.depth -= 1
                 return result
@@ -859,6 +916,7 @@ class Reader:
         return self.apply(OPERATIONS[token], x, self.expression(binds + 1))
 
     def apply(self, operation, x, y):
+        """The result of an operator: exact, if both operands are."""
         if not rational(x) or not rational(y):
             return operation(rough(x, self.mp), rough(y, self.mp))
         result = operation(x, y)
@@ -866,7 +924,8 @@ class Reader:
         return result
 
     def factorial(self, x):
-        need(self.tokens[self.at] != '!', 'double factorial')  # 5!! is 15
+        # 5!! is no factorial of a factorial, but 5*3*1
+        need(self.tokens[self.at] != '!', 'double factorial')
         need(integer(x), 'factorial')
         small(x, MAX_FACTORIAL)
         return Fraction(math.factorial(int(x)))  # ValueError if it is negative
@@ -877,11 +936,14 @@ class Reader:
         need(self.calls <= MAX_CALLS, 'too long')
         if a == 0:
             return self.power_of_zero(b)
+        # a^b = e^(b ln a)
         if not integer(b):
             logarithm = self.real(self.mp.log(rough(a, self.mp)))
             return self.mp.exp(small(rough(b, self.mp) * logarithm))
+        # (-1)^b at any size of b
         if a in (-1, 1):
             return a ** int(b % 2)
+        # first see that the result stays small
         if rational(a):
             need(abs(b) * max(bits(a) - 2, 1) <= MAX_BITS, 'power too large')
         else:
@@ -908,18 +970,20 @@ class Reader:
             return self.env[token]
         if token in CLOSE:
             return self.group(token)
+        # macros that take arguments
         if token == '\\frac':
             return self.apply(operator.truediv, self.argument(), self.argument())
         if token == '\\sqrt':
             return self.root()
+        if token == '\\binom':
+            return self.binomial(self.argument(), self.argument())
+        # constants
         if token == '\\pi':
             return +self.mp.pi
         if token == 'e':
             return +self.mp.e
         if token == 'i':
             return self.mp.mpc(0, 1)
-        if token == '\\binom':
-            return self.binomial(self.argument(), self.argument())
         if token[1:] not in FUNCTIONS:
             raise GaveUp(f'cannot read {token}')
         return self.function(token[1:])
@@ -946,6 +1010,7 @@ class Reader:
         return result
 
     def floor(self, x):
+        """The largest integer that is not larger."""
         if rational(x):
             return Fraction(math.floor(x))
         self.real(x)
@@ -956,6 +1021,7 @@ class Reader:
         return self.mp.floor(x)
 
     def binomial(self, n, k):
+        """n (n-1) ... (n-k+1) / k!, for any rational n."""
         need(rational(n) and integer(k) and 0 <= k < MAX_BINOMIAL, 'binomial')
         result = Fraction(1)
         for j in range(int(k)):
@@ -965,11 +1031,12 @@ class Reader:
     def root(self):
         r"""\sqrt{x} and \sqrt[n]{x}."""
         n = Fraction(2)
+        # \sqrt[3]
         if self.tokens[self.at] == '[':
             n = self.group(self.take())
         x = self.argument()
         need(integer(n) and 2 <= n < MAX_ROOT, 'root')
-        # of negative numbers too, odd roots are real
+        # odd roots of negative numbers are real
         is_complex = isinstance(x, self.mp.mpc)
         if n % 2 == 1 and not is_complex and x < 0:
             return -self.power(-x, 1 / n)
@@ -978,12 +1045,15 @@ class Reader:
     def function(self, name):
         r"""\sin x, \sin^2 x, \log_2 x: the name was taken."""
         mp = self.mp
-        given = {'_': Fraction(10), '^': Fraction(1)}  # its base and its power
+        # its base and its power, in any order
+        given = {'_': Fraction(10), '^': Fraction(1)}
         while self.tokens[self.at] in given:
             sign = self.take()
             given[sign] = self.argument()
-        need(given['^'] != -1, 'inverse')  # \sin^{-1} is no power
+        # \sin^{-1} is no power
+        need(given['^'] != -1, 'inverse')
         x = rough(self.function_argument(), mp)
+        # mpmath would return minus infinity
         if name in ('ln', 'log') and x == 0:
             raise ZeroDivisionError('logarithm of 0')
         if name == 'ln':
@@ -1000,6 +1070,7 @@ class Reader:
     def function_argument(self):
         r"""2x of \sin 2x; of \sin(2)x it is 2."""
         x = self.expression(POWER)
+        # brackets end it
         while self.tokens[self.at - 1] not in CLOSE.values():
             if not ARGUMENT_GOES_ON.match(self.tokens[self.at]):
                 break
@@ -1007,11 +1078,11 @@ class Reader:
         return x
 
 
-ARGUMENT_GOES_ON = re.compile(r'[0-9a-zA-Z]|\\(?:pi|frac|theta|sqrt)$')
-
-
 def value(number, env, mp, is_real=False):
-    """The value of a Tree 'number', or of any (sort, mark, tokens), at a point. Raises as Reader."""
+    """The value of a Tree 'number' at a point, or of any (sort, mark, tokens). Raises as Reader.
+
+    value(('number', '', ['1', '+', 'x']), {'x': Fraction(2)}, ROUGH)  ->  Fraction(3)
+    """
     tokens = number[2]
     reader = Reader(tokens, env, mp, is_real)
     result = reader.expression()
@@ -1031,32 +1102,42 @@ def difference(equation, env, mp, is_real=False):
 # --- same: at points -----------------------------------------------------
 # Two expressions are equal if they are so wherever both are real. Roots, logarithms and powers need
 # positive numbers, |x| and x differ at negative ones, factorials and (-1)^n need integers.
-ROUND = (  # how the variables' values are drawn, and their size at most
+# (how the variables' values are drawn, their size at most)
+ROUND = (
+    # rational numbers of either sign
     ('signed', 4),
-    ('mirrored', 4),  # the point before with all signs changed
-    ('distinct', 12),  # natural numbers from 2 on, all different
-    ('reversed', 12),  # the same numbers, given to the variables in reverse: k < n and n < k
+    # the same with all signs changed: |x| is not x
+    ('mirrored', 4),
+    # natural numbers from 2 on, all different
+    ('distinct', 12),
+    # the same numbers, given to the variables in reverse: k < n and n < k
+    ('reversed', 12),
+    # \arcsin x
     ('positive', 1),
-    ('natural', 6),  # from 0 on
+    # natural numbers from 0 on
+    ('natural', 6),
     ('signed', 1),
-    ('flipped', 1),  # the point before with the first variable's sign changed
-    ('positive', 40),
+    # the same with the first variable's sign changed: |xy| is not xy
+    ('flipped', 1),
+    # \sqrt{x-20}
+    ('positive', 30),
     ('integer', 5),
 )
-POINTS = 5 * ROUND
+ALL_ZERO = ('natural', 0)
+POINTS = (*ROUND, ALL_ZERO, *ROUND, *ROUND, *ROUND, *ROUND)
 INTEGER_KINDS = ('distinct', 'reversed', 'natural', 'integer')
-# 0 and 1 may hide a difference, so they count less: n-kb and n-k agree at k = 0 and at b = 1
+# 0 and 1 may hide a difference: n-kb and n-k agree at k = 0 and at b = 1. These do not count.
 HIDING_KINDS = ('natural', 'integer')
-ENOUGH = 3  # points where both sides have a value, without those that may hide a difference
-PLENTY = 24  # of them, where no more are needed
+ENOUGH = 3  # points that count and where both sides have a value
+PLENTY = 24  # of them: no more are needed
 FEW = 6  # points, even for the longest expressions
-MAX_WORK = 1500  # tokens at all points together; longer expressions have fewer points
+MAX_WORK = 1500  # tokens at all points together: longer expressions have fewer points
 ROUNDING = {'\\lfloor', '\\lceil'}
 INTEGERS = set('jklmnN')  # the variables that stand for integers where something is rounded
 
 
 class Point(NamedTuple):
-    hides: bool
+    hides: bool  # whether it may hide a difference
     env: dict  # variable -> Fraction
 
 
@@ -1096,15 +1177,16 @@ def points(variables, only_integers):
 
 
 def close(x, y, mp):
-    """Whether two values are equal, but for the last 15 digits of inexact ones."""
+    """Whether two values are equal, but for the last digits of inexact ones."""
     if rational(x) and rational(y):
         return x == y
     x = rough(x, mp)
     y = rough(y, mp)
-    size = 1  # against an exact zero, absolute
+    # against an exact zero, an absolute difference
+    size = 1
     if x and y:
         size = max(abs(x), abs(y))
-    return abs(x - y) <= mp.mpf(10) ** (15 - mp.dps) * size
+    return abs(x - y) <= mp.mpf(10) ** (LOST_DIGITS - mp.dps) * size
 
 
 def tokens_of(found):
@@ -1143,36 +1225,44 @@ def real_or_none(read, found, env, is_real):
         return None
 
 
+def agree_at(env, read, p, t, agree, is_real, has_bars):
+    """Whether two values agree at a point: True, False, or None where the point says nothing."""
+    try:
+        x = real_or_none(read, p, env, is_real)
+        y = real_or_none(read, t, env, is_real)
+        if x is None and y is None:
+            return None
+        if x is None or y is None:
+            return False if has_bars else None
+        return agree(x, y, ROUGH)
+    except (ZeroDivisionError, ValueError, GaveUp):
+        return None  # undefined, or too large
+
+
 def agree_everywhere(read, p, t, agree):
-    """Whether agree(read(p), read(t)) holds for all values of the variables. Raises GaveUp.
+    r"""Whether agree(read(p), read(t)) holds for all values of the variables. Raises GaveUp.
 
     Only points count at which all roots, logarithms and powers of both sides are real, unless an i
-    says that complex numbers are meant. So \\sqrt{ab} is \\sqrt{a}\\sqrt{b}, and \\sqrt{x}^2 is x. But
-    bars, as of |x|, tell that negative numbers matter; then both sides must be real at the same points:
-    |x| is not \\sqrt{x}^2, and \\ln|x| is not \\ln x.
+    says that complex numbers are meant. So \sqrt{ab} is \sqrt{a}\sqrt{b}, and \sqrt{x}^2 is x. But
+    bars, as of |x|, tell that negative numbers matter. Then both sides must be real at the same
+    points: |x| is not \sqrt{x}^2, and \ln|x| is not \ln x.
     """
     tokens = tokens_of(p) + tokens_of(t)
     variables = variables_of(tokens)
     if not variables:
         return agree_as_constants(read, p, t, agree)
     is_real = 'i' not in tokens
+    has_bars = '|' in tokens
+    # \lceil n/2\rceil is \lfloor(n+1)/2\rfloor for integers n only
     is_rounded = not ROUNDING.isdisjoint(tokens)
     only_integers = is_rounded and not INTEGERS.isdisjoint(variables)
     n_points = max(FEW, MAX_WORK // len(tokens))
     seen = 0
     for point in points(frozenset(variables), only_integers)[:n_points]:
-        try:
-            x = real_or_none(read, p, point.env, is_real)
-            y = real_or_none(read, t, point.env, is_real)
-            if x is None or y is None:
-                if x is not y and '|' in tokens:
-                    return False
-                continue
-            if not agree(x, y, ROUGH):
-                return False
-        except (ZeroDivisionError, ValueError, GaveUp):
-            continue  # undefined or too large at this point
-        if not point.hides:
+        agreed = agree_at(point.env, read, p, t, agree, is_real, has_bars)
+        if agreed is False:
+            return False
+        if agreed and not point.hides:
             seen += 1
         if seen == PLENTY:
             break
@@ -1181,11 +1271,13 @@ def agree_everywhere(read, p, t, agree):
 
 
 # --- same: equations and their names -------------------------------------
+# An equation may only name an answer: f(2)=5. Or it may be an answer, or one to be solved: x+y=5.
 GREEK_LETTER = r'\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|sigma|omega)(?![a-zA-Z])'
 LETTER = rf'(?:[a-zA-Z]|{GREEK_LETTER})'
 VARIABLE = LETTER + r' ?(?:_(?:\w|\{[^{}]*\}))?'
 CORNERS = r'(?:[A-Z] ?){1,6}'
 ACCENT = r'\\(?:overline|overrightarrow|vec|hat|bar|tilde|widehat|angle|measuredangle|triangle)'
+QUOTED = r'''"[a-zA-Z .'-]+"'''
 AN_ANGLE = rf'(?:(?:\\angle ?){CORNERS}|[A-Z]|{GREEK_LETTER})'
 NAME = re.compile('|'.join((
     # x, x_1, \theta, A_{"total"}
@@ -1197,7 +1289,7 @@ NAME = re.compile('|'.join((
     r'\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}',
     # f(2), f^{-1}(3), f'(x), P(A), E[X], \Pr(A): functions, of whatever argument
     r"(?:[fgFGPE]|\\Pr|\\phi|\\mathbb\{[EP]\})(?:_\w)?"
-    r"(?:'*|\^\{?-1\}?|\^\{[()0-9]*\})[(\[].*[)\]]",
+    r"(?:'*|\^\{?-1\}?)[(\[].*[)\]]",
     # h(3), p(x): letters that may be variables, of a number or a letter
     r"[hnpqrstuvyHQRSTVNACDLW]'*\((?:-?[0-9]+|[a-zA-Z])\)",
     # d(A,B)
@@ -1209,7 +1301,7 @@ NAME = re.compile('|'.join((
     r'\\frac\{d\^?[0-9]?[a-zA-Z]?\}\{d[a-z](?:\^[0-9])?\}',
     # |AB|, \|v\|, |\overline{AB}|; but |x|=5 is to be solved
     r'\|[A-Z]{1,2}\|',
-    r'\\\|[^=]*\\\|',
+    r'\\\|[^|=]*\\\|',
     r'\|\\(?:vec|overline|overrightarrow) ?\{?[a-zA-Z]{1,2}\}?\|',
     # [ABC], [\triangle ABC]: an area
     rf'\[(?:\\triangle ?)?{CORNERS}\]',
@@ -1219,8 +1311,10 @@ NAME = re.compile('|'.join((
     rf'\\(?:sin|cos|tan|cot|sec|csc) ?\(?{AN_ANGLE}\)?',
     # \det A, \gcd(a,b), \max
     r'\\(?:det|gcd|deg|dim|max|min|arg) ?(?:[a-zA-Z]|\(.*\))?',
-    # "Area", "Area of"\triangle ABC, "value of"x, "Var"(X), "Area"_{ABC}
-    rf'"[a-zA-Z .\'-]+"(?: ?(?:\\triangle ?)?{CORNERS}| ?{VARIABLE}|\(.*\)|\[.*\]|_\{{[^{{}}]*\}}|_\w)?',
+    # "Area", "Area of"\triangle ABC, "value of"x
+    rf'{QUOTED}(?: ?(?:\\triangle ?)?{CORNERS}| ?{VARIABLE})?',
+    # "Var"(X), "Area"_{ABC}
+    rf'{QUOTED}(?:\(.*\)|\[.*\]|_\{{[^{{}}]*\}}|_\w)',
     # Area, The area of the square
     '[A-Za-z]{3,}(?: [A-Za-z]+){0,6}',
 )))
@@ -1235,6 +1329,10 @@ def is_name(side):
     words = re.findall('[a-zA-Z]+', side.lower())
     if not NOT_IN_NAMES.isdisjoint(words):
         return False
+    # f(2)+f(3)=5 is to be solved
+    argument = re.search(r'(?<=.)[(\[].*[)\]]$', side)
+    if argument and side[0] != '(' and not paired(argument[0]):
+        return False
     # xyz=5 is to be solved, area=5 is not
     if side.isalpha() and len(side) > 2 and not side.isupper():
         return is_word(side, alone=True)
@@ -1245,6 +1343,7 @@ def names_in(side):
     """The variables that a name introduces: f of f(x), x and y of (x,y), none of words."""
     if '"' in side or ' ' in side or side.startswith('\\frac'):
         return set()
+    # of (x,y), whose first part is empty, all of it
     head = side.partition('(')[0] or side
     return variables_of(TOKEN.findall(head))
 
@@ -1272,11 +1371,12 @@ def last_side(found, strict):
     if found.sort != 'equation':
         return found
     last = found.parts[-1]
-    if strict:
-        is_value = last.sort in ('number', 'tuple', 'matrix', 'list', 'union')
-        is_constant = is_value and not variables_of(tokens_of(last))
-        if len(found.parts) > 2 or not is_constant:
-            return None
+    if strict and len(found.parts) > 2:
+        return None
+    if strict and last.sort not in ('number', 'tuple', 'matrix', 'list', 'union'):
+        return None
+    if strict and variables_of(tokens_of(last)):
+        return None
     for side, side_text in zip(found.parts[:-1], found.mark):
         if not is_left_of(side, side_text, last, found.mark[-1]):
             return None
@@ -1288,6 +1388,7 @@ def same_equation(p, t):
     # f(2)=5 and f(2)=5.0
     if p.mark[:-1] == t.mark[:-1] and same(p.parts[-1], t.parts[-1]):
         return True
+    # from here on both must be y=2x
     for equation in (p, t):
         need(len(equation.parts) == 2, 'equation')
         for side in equation.parts:
@@ -1295,6 +1396,7 @@ def same_equation(p, t):
     variables = variables_of(tokens_of(p))
     if not variables or variables != variables_of(tokens_of(t)):
         return False
+    # the quotient must be the same at all points
     factors = []
 
     def agree(x, y, mp):
@@ -1314,6 +1416,7 @@ def same_number(p, t):
     """A unit may be left out, % may not, and different units differ."""
     if ('%' in p.mark) != ('%' in t.mark):
         return False
+    # one may state fewer units than the other, but no others
     if not (p.mark <= t.mark or p.mark >= t.mark):
         return False
     return agree_everywhere(value, p, t, close)
@@ -1328,6 +1431,7 @@ def same_text(p, t):
             return False
         if letters == text.mark:
             return True
+        # ABC is not abc
         return letters == text.parts[0] and not text.mark.isupper()
     if p.sort != t.sort:
         return False
@@ -1335,6 +1439,7 @@ def same_text(p, t):
 
 
 def same_in_any_order(p, t):
+    """Whether each item of one list has its own item in the other: 1,2,2 and 2,1,2."""
     left = list(t.parts)
     for item in p.parts:
         for place, other in enumerate(left):
@@ -1361,17 +1466,21 @@ def only_item(found):
 
 def same(p, t):
     """Whether two trees, prediction and truth, mean the same. Raises GaveUp."""
-    if p == t and p.sort != 'number':  # 0/0 is not 0/0
+    # numbers must have a value, too: 0/0 is not 0/0
+    if p == t and p.sort != 'number':
         return True
     p, t = without_variable(p, t), without_variable(t, p)
     if p.sort == 'equation' and t.sort == 'equation':
         return same_equation(p, t)
+    # x=5 as 5
     p = last_side(p, strict=False)
     t = last_side(t, strict=True)
     if p is None or t is None:
         return False
+    # \{5\} as 5
     p = only_item(p)
     t = only_item(t)
+    # from here on, sort by sort
     if 'text' in (p.sort, t.sort):
         return same_text(p, t)
     if p.sort != t.sort:
