@@ -141,11 +141,11 @@ BARE_UNITS = '|'.join(unit for unit in [*UNITS, *PERCENT] if unit.isascii() and 
 
 # what may follow a number; "..." stands for \text{...} in a normal text
 UNIT = re.compile(
-    r'(?<=[0-9}).]) ?('
+    rf'(?<=[0-9}}).{CURRENCIES}]) ?('
     # 15 "cm"^2, 90 "degrees"
     r'"[^"0-9]*"(?:\^[23])?'
-    # 50%, \frac12€
-    rf'|%|[{CURRENCIES}]'
+    # 50%
+    r'|%'
     # 15cm, 15 square feet
     rf'|(?:(?:square|cubic|sq) )?(?:{BARE_UNITS})s?(?:\^[23])?'
     # 15 apples, 24 meters per second
@@ -215,6 +215,14 @@ def currency(found):
     return CURRENCY_NAMES[name]
 
 
+def dollar(found):
+    r"""\$5 as ＄5, where that is a whole side; 5+\$3 as 5+3."""
+    before = found.string[:found.start()].rstrip('$- ')
+    if before and not before.endswith('='):
+        return ''
+    return '＄'
+
+
 def mixed(found):
     r"""2\frac13 is a sum; 2\frac43 nobody means."""
     whole, top, bottom = filter(None, found.groups())
@@ -230,6 +238,14 @@ def repeating(found):
     bottom = (10 ** len(cycle) - 1) * 10 ** len(start)
     return f'(\\frac{{{top}}}{{{bottom}}})'
 
+
+# replaced as they are
+SAME_SIGN = {
+    r'\%': '%',
+    '<=': r'\le ',
+    '>=': r'\ge ',
+    r'\varnothing': r'\emptyset',
+}
 
 # (pattern, replacement), applied in this order
 LOOKS = [
@@ -255,36 +271,27 @@ LOOKS = [
     (r'^ ?\{([^{}]*)\} ?$', r'\1'),
     # 1,234 -> 1234, but not in (1,234), which may be a pair
     (r'(?<![0-9.,^_(\[{])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])', ungrouped),
-    # \euro 5 -> €5
+    # \euro 5 -> €5, 5\,\euro -> 5 €
     (r'\\(?:text)?(?:euro|sterling|yen|pounds|rupee)(?![a-zA-Z])(?:\{\})? ?', currency),
     # EUR 5 -> €5
     (r'(?<![a-zA-Z])"?(?:EUR|USD|GBP|JPY|INR|Rs\.?)"? ?(?=[0-9])', currency),
-    # 5€ -> €5
-    (rf'(?<![0-9.])([0-9][0-9.]*) ?([{CURRENCIES}])(?![0-9a-zA-Z\\])', r'\2\1'),
-    # \$5 -> ＄5, where that is a whole side
-    (r'(^\$?|=) ?(-?) ?(?:US ?)?\\\$ ?(?=[0-9][0-9.,]* ?(?:"|\$?$))', r'\1\2＄'),
+    # \$5 -> ＄5
+    (r'\\\$ ?(?=[0-9][0-9.,]* ?(?:"|\$?$))', dollar),
     # $x$ -> x, and \$5+\$3 -> 5+3
     (r'\\?\$', ''),
     # 1 or 2 -> 1,2
     (r'\s*"?\b(?:or|and)\b"?\s*', ','),
     # 90^\circ -> 90 "degrees"
     (r'\^\s*\{?\\circ\}?|°', ' "degrees"'),
-    # 50\% -> 50%
-    (r'\\%', '%'),
     # \dfrac -> \frac
     (r'\\[dtc](frac|binom)(?![a-zA-Z])', r'\\\1'),
     # \lvert x \rvert -> | x |
     (r'\\(?:lvert|rvert|vert)(?![a-zA-Z])', '|'),
     # \leq, \leqslant -> \le
     (r'\\([lg]e)(?:q|qslant)(?![a-zA-Z])', r'\\\1 '),
-    # <= -> \le
-    (r'<=', r'\\le '),
-    (r'>=', r'\\ge '),
     # \lt -> <
     (r'\\lt(?![a-zA-Z])', '<'),
     (r'\\gt(?![a-zA-Z])', '>'),
-    # \varnothing -> \emptyset
-    (r'\\varnothing', r'\\emptyset'),
     # \angle{ABC} -> \angle ABC
     (r'(\\(?:angle|triangle)) ?\{ ?([a-zA-Z]+) ?\}', r'\1 \2'),
     # sqrt(2) -> \sqrt(2)
@@ -317,6 +324,8 @@ def normal(text):
         return text
     if len(text) <= MAX_ANSWER:
         text = text.translate(SIGNS)
+        for sign, plain in SAME_SIGN.items():
+            text = text.replace(sign, plain)
         for pattern, replacement in LOOKS:
             text = pattern.sub(replacement, text)
     return text.strip(' *').removesuffix('.').strip()
@@ -721,15 +730,18 @@ def without_unit(text):
 
 
 PRICE = re.compile(rf'(-?)([{CURRENCIES}]) ?([^{CURRENCIES}]+)')
+PRICE_BEFORE_SIGN = re.compile(rf'([^{CURRENCIES}]+?) ?([{CURRENCIES}])')
 
 
 def without_currency(text):
-    """-€5 as -5 and {'€'}."""
+    """-€5 and -5 € as -5 and {'€'}."""
     found = PRICE.fullmatch(text)
-    if not found:
-        return text, NO_UNITS
-    sign, unit, amount = found.groups()
-    return sign + amount, frozenset(unit)
+    if found:
+        return found[1] + found[3], frozenset(found[2])
+    found = PRICE_BEFORE_SIGN.fullmatch(text)
+    if found:
+        return found[1], frozenset(found[2])
+    return text, NO_UNITS
 
 
 def read_amount(text, depth):
