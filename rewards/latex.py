@@ -45,7 +45,7 @@ MAX_ANY_ORDER = 16  # items of a list that is compared in any order
 CARDINALS = set(
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
     'sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety '
-    'hundred thousand million billion trillion mil mill mln mn bln bn tn grand lakh crore '
+    'hundred thousand million billion trillion lakh crore '
     'dozen score gross pair couple trio triplet quartet quintet twin'.split())
 FRACTIONS = set(
     'half halve third fourth quarter fifth sixth seventh eighth ninth tenth eleventh twelfth '
@@ -53,6 +53,7 @@ FRACTIONS = set(
     'thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth thousandth '
     'millionth billionth trillionth'.split())
 NUMERALS = CARDINALS | FRACTIONS
+SHORT_NUMERALS = set('mil mill mln mn bln bn tn grand'.split())
 
 # words that change a number or doubt it, inside a sentence; verify.py looks for them, too
 DOUBTFUL = set(
@@ -71,7 +72,7 @@ COMPARISONS = set(
     'is to if than more less fewer greater smaller larger least most max maximum minimum under '
     'above below up upward down off when unless except otherwise without until through no never '
     'false incorrect roughly nearly almost around circa approx ish'.split())
-MISLEADING = DOUBTFUL | NUMERALS | OPERATIONS_IN_WORDS | COMPARISONS
+MISLEADING = DOUBTFUL | NUMERALS | SHORT_NUMERALS | OPERATIONS_IN_WORDS | COMPARISONS
 # plurals of them that are things to be counted: 2 roots of an equation
 COUNTED = set(
     'roots bases powers logs exponents logarithms inverses reciprocals remainders folds '
@@ -604,16 +605,19 @@ def neighbours(letters):
 def is_word(letters, alone):
     """Whether letters in a row are a word; else they are variables, to be multiplied."""
     lower = letters.lower()
-    if lower in WORDS:
+    if alone and lower in WORDS:
         return True
     if len(letters) < 3:
         return False
-    # alone, ABC may be an order, Amy a name, and dot a word, as it has a vowel
+    # ABC may be an order, Amy a name
     if alone and not letters.islower():
         return True
-    if alone and re.search('[eiou]', letters) and not neighbours(lower):
+    if neighbours(lower):
+        return False
+    # dot is a word, as it has a vowel
+    if alone and re.search('[eiou]', letters):
         return True
-    return len(letters) > 5 and not neighbours(lower)
+    return len(letters) > 5
 
 
 def is_text(amount):

@@ -24,6 +24,7 @@ def bugs_surface(monkeypatch):
 # --- verdicts: (answer, truth, whether it is right) --------------------------------
 # Letters in a row are a product of variables, unless they are a word. No macro and no case is lost.
 PRODUCTS_AND_WORDS = [
+    (r'\text{ABC}', 'abc', 0),
     ('abc', r'\sqrt{abc}', 0), ('bac', 'abc', 1), ('cab', 'abc', 1), ('cba', 'abc', 1),
     ('zyx', 'xyz', 1), ('2xyz', r'xyz\cdot 2', 1), ('2zyx', '2xyz', 1), ('2 xyz', '2xyz', 1),
     (r'2\,xyz', '2xyz', 1), (r'2\,xyz', '2', 0), ('2 xy', '2', 0), (r'3\,ab', '3', 0),
@@ -81,6 +82,7 @@ PRODUCTS_AND_WORDS = [
 
 # Equal at some points is not equal: points of both signs, integers, zero.
 AT_ALL_POINTS = [
+    (r'1.414213562373x', r'\sqrt{2}x', 0), ('e^{-200}', '0', 0), (r'\lfloor\log_5 15625\rfloor', '6', 1),
     ('|s|', 's', 0), ('s', '|s|', 0), ('|x|', 'x', 0), ('|n|', 'n', 0), ('|a|', 'a', 0),
     ('|t|+1', 't+1', 0), (r'\sqrt{x^2}', 'x', 0), (r'\sqrt{x^2}', '|x|', 1),
     (r'\sqrt{t^2}', 't', 0), (r'\sqrt[4]{x^4}', 'x', 0), (r'\sqrt[3]{x^3}', 'x', 1),
@@ -131,6 +133,7 @@ AT_ALL_POINTS = [
 
 # Equal wherever both sides are real, also where one of them is not.
 WHERE_BOTH_ARE_REAL = [
+    (r'x\sqrt{-1}', 'ix', 1), (r'x\sqrt{-1}', '-ix', 0),
     (r'\sqrt{1/n}', r'\frac{1}{\sqrt{n}}', 1), (r'\frac{1}{\sqrt{x}}', r'\frac{\sqrt{x}}{x}', 1),
     (r'\frac{1}{\sqrt{-x}}', r'\frac{1}{\sqrt{x}}', 0), (r'(n+1)\cdot n!', '(n+1)!', 1),
     ('(n+1)n!', '(n+1)!', 1), (r'\frac{n!}{(n-1)!}', 'n', 1), (r'\frac{n!}{(n-2)!}', 'n(n-1)', 1),
@@ -471,6 +474,18 @@ def test_points_are_the_same_in_every_process():
     assert prints == {f"{points(frozenset('xyz'), False)}\n".encode()}
 
 
+def test_every_pair_of_variables():
+    for x, y in itertools.combinations('abcdghjklmnopqrstuvwxyzABCR', 2):
+        if x + y in ('ln', 'or'):
+            continue
+        for answer, truth, verdict in [
+                (f'|{x}{y}|', f'{x}{y}', 0), (f'|{x}-{y}|', f'{x}-{y}', 0), (f'{x}|{y}|', f'|{x}|{y}', 0),
+                (f'\\sqrt{{-{x}^2}}', f'\\sqrt{{{x}^2}}', 0), (f'|{x}|+{y}', f'{x}+{y}', 0),
+                (f'\\binom{{{x}}}{{{y}}}', f'\\frac{{{x}!}}{{{y}!({x}-{y})!}}', 1),
+                (f'({x}-{y})!', f'({x}-2{y})!', 0), (f'\\sqrt{{{x}{y}}}', f'\\sqrt {x}\\sqrt {y}', 1)]:
+            assert verify('math', f'\\boxed{{{answer}}}', truth) == verdict, (answer, truth)
+
+
 # one-variable expressions as LaTeX and as Python: many are equal on a part of the line only
 LEAVES = [('x', lambda x: x), ('2', lambda x: 2.0), ('-x', lambda x: -x)]
 AROUND = [
@@ -524,7 +539,7 @@ def differ_in_float64(f, g):
 def test_against_float64():
     """What float64 tells apart is never called the same."""
     rng = random.Random(3)
-    pool = [random_expression(rng) for _ in range(150)]
+    pool = [random_expression(rng) for _ in range(110)]
     equal = 0
     for (p, f), (t, g) in itertools.combinations(pool, 2):
         try:
@@ -534,7 +549,7 @@ def test_against_float64():
         if verdict:
             equal += 1
             assert not differ_in_float64(f, g), (p, t)
-    assert equal > 50  # the pool has equal ones
+    assert equal > 15  # the pool has equal ones
 
 
 def test_what_is_rewritten_stays_the_same():
