@@ -1124,24 +1124,23 @@ ROUND = (
     ('signed', 4),
     # the same with all signs changed: |x| is not x
     ('mirrored', 4),
-    # natural numbers from 2 on, all different
-    ('distinct', 12),
-    # the same numbers, given to the variables in reverse: k < n and n < k
-    ('reversed', 12),
+    # natural numbers from 2 on, of which one is larger than all others together: \binom{n}{k}
+    ('distinct', 10),
+    ('distinct', 10),
     # \arcsin x
     ('positive', 1),
+    ('distinct', 10),
     # natural numbers from 0 on
     ('natural', 6),
     ('signed', 1),
-    # the same with the first variable's sign changed: |xy| is not xy
+    # the same with one variable's sign changed: |xy| is not xy
     ('flipped', 1),
     # \sqrt{x-20}
     ('positive', 30),
     ('integer', 5),
 )
-ALL_ZERO = ('natural', 0)
-POINTS = (*ROUND, ALL_ZERO, *ROUND, *ROUND, *ROUND, *ROUND)
-INTEGER_KINDS = ('distinct', 'reversed', 'natural', 'integer')
+POINTS = (*ROUND, *ROUND, *ROUND, *ROUND, *ROUND, ('natural', 0))
+INTEGER_KINDS = ('distinct', 'natural', 'integer')
 # 0 and 1 may hide a difference: n-kb and n-k agree at k = 0 and at b = 1. These do not count.
 HIDING_KINDS = ('natural', 'integer')
 ENOUGH = 3  # points that count and where both sides have a value
@@ -1163,10 +1162,9 @@ def drawn(kind, size, names, last, dice):
         return {name: -last[name] for name in names}
     if kind == 'flipped':
         return {**last, names[0]: -last[names[0]]}
-    if kind == 'reversed':
-        return dict(zip(names, reversed(last.values())))
     if kind == 'distinct':
         numbers = dice.sample(range(2, size + len(names)), len(names))
+        numbers[0] += sum(numbers[1:])
         return {name: Fraction(number) for name, number in zip(names, numbers)}
     if kind == 'natural':
         return {name: Fraction(dice.randint(0, size)) for name in names}
@@ -1189,6 +1187,8 @@ def points(variables, only_integers):
         env = drawn(kind, size, names, env, dice)
         if kind in INTEGER_KINDS or not only_integers:
             result.append(Point(kind in HIDING_KINDS, env))
+        # the next variable has its turn to be the large or the flipped one
+        names = names[1:] + names[:1]
     return result
 
 
