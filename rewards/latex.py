@@ -58,8 +58,9 @@ SHORT_NUMERALS = set('mil mill mln mn bln bn tn grand'.split())
 # words that change a number or doubt it, inside a sentence; verify.py looks for them, too
 DOUBTFUL = set(
     "- + * / ! < > >= <= or nor not neither either isn't minus negative plus times half squared "
-    'cubed dozen hundred thousand million billion trillion wrong about approximately '
-    'between'.split())
+    'cubed dozen hundred thousand million billion trillion wrong about approximately between '
+    'factorial dozens hundreds thousands millions billions trillions lakh crore '
+    'halves thirds fourths fifths tenths hundredths thousandths'.split())
 
 # words that do so behind a number: 5 factorial
 OPERATIONS_IN_WORDS = set(
@@ -135,6 +136,7 @@ def unit_table():
 
 UNITS = unit_table()
 PERCENT = {'%', 'percent', 'percentage', 'pct'}
+POWERS_OF_UNITS = {'sq': '2', 'cubic': '3'}
 MAX_UNIT_WORDS = 5
 
 # the units that may follow a number as they are: 15cm; those of one letter may be variables
@@ -142,7 +144,8 @@ BARE_UNITS = '|'.join(unit for unit in [*UNITS, *PERCENT] if unit.isascii() and 
 
 # what may follow a number; "..." stands for \text{...} in a normal text
 UNIT = re.compile(
-    rf'(?<=[0-9}}).{CURRENCIES}]) ?('
+    # behind a number, also behind 12\pi; but x "degrees" is no x
+    rf'(?:(?<=[0-9}}).{CURRENCIES}])|(?<=\\pi)(?= ?")) ?('
     # 15 "cm"^2, 90 "degrees"
     r'"[^"0-9]*"(?:\^[23])?'
     # 50%
@@ -204,6 +207,7 @@ def quoted(found):
     # numbers, and single letters, which are variables
     if not re.search('[a-zA-Z]{2}|[a-zA-Z]/', content):
         return f' {content} '
+    # a number and its unit
     amount = re.fullmatch(r'([-+]?[0-9][0-9.,]*) +([a-zA-Z][^0-9]*)', content)
     if amount:
         return f' {amount[1]} "{amount[2]}" '
@@ -312,7 +316,7 @@ LOOKS = [
     # {x} -> x
     (r'^\{([^{}]*)\}$', r'\1'),
 ]
-LOOKS = [(re.compile(pattern), replacement) for pattern, replacement in LOOKS]
+RULES = [(re.compile(pattern), replacement) for pattern, replacement in LOOKS]
 PLAIN = re.compile('-?[0-9]{1,%d}' % MAX_DIGITS)
 
 
@@ -327,7 +331,7 @@ def normal(text):
         text = text.translate(SIGNS)
         for sign, plain in SAME_SIGN.items():
             text = text.replace(sign, plain)
-        for pattern, replacement in LOOKS:
+        for pattern, replacement in RULES:
             text = pattern.sub(replacement, text)
     return text.strip(' *').removesuffix('.').strip()
 
@@ -697,6 +701,9 @@ def units_of(phrase):
     # "inches", "in" and "inch" are the same unit
     words = [singular(word) for word in words]
     words = [UNITS.get(word, word) for word in words]
+    # "square inches" and "inches^2" are, too
+    if len(words) > 1 and words[0] in POWERS_OF_UNITS:
+        words = [words[1], POWERS_OF_UNITS[words[0]], *words[2:]]
     # 5 dollars per hour states what \$5 states, and more
     stated = []
     if words and words[0] in CURRENCIES:
