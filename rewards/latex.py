@@ -269,7 +269,7 @@ LOOKS = [
     # \text{cm} -> "cm"
     (rf'\\(?:{STYLES})\s*\{{([^{{}}"]*)\}}', quoted),
     # \underline{7} -> 7, \underline{Evelyn} -> Evelyn; \underline{AB} may mean digits
-    (r'\\underline ?\{(?![A-Z]+\}|[a-z]\})([^{}\\]*)\}', r' \1 '),
+    (r'\\underline ?\{(?![A-Z]+\}|[a-z]\})((?:[^{}\\]|\\\$)*)\}', r' \1 '),
     # \boldsymbol{\frac{1}{2}} -> {\frac{1}{2}}
     (r'\\(?:boldsymbol|bm|(?:math|text)(?:bf|rm|it))(?=\{)', ''),
     # {1,250} -> 1,250
@@ -1248,15 +1248,18 @@ def real_or_none(read, found, env, is_real):
         return None
 
 
-def agree_at(env, read, p, t, agree, is_real, has_bars):
-    """Whether two values agree at a point: True, False, or None where the point says nothing."""
+def agree_at(env, read, p, t, agree, is_real, same_domain):
+    """Whether two values agree at a point: True, False, or None where the point says nothing.
+
+    same_domain: where only one of them is real, they do not agree.
+    """
     try:
         x = real_or_none(read, p, env, is_real)
         y = real_or_none(read, t, env, is_real)
         if x is None and y is None:
             return None
         if x is None or y is None:
-            return False if has_bars else None
+            return False if same_domain else None
         return agree(x, y, ROUGH)
     except (ZeroDivisionError, ValueError, GaveUp):
         return None  # undefined, or too large
@@ -1282,7 +1285,9 @@ def agree_everywhere(read, p, t, agree):
     n_points = max(FEW, MAX_WORK // len(tokens))
     seen = 0
     for point in points(frozenset(variables), only_integers)[:n_points]:
-        agreed = agree_at(point.env, read, p, t, agree, is_real, has_bars)
+        # at x = 0 both \sqrt{x^2y} and |x|\sqrt{y} are 0, if that is real; it tells nothing
+        same_domain = has_bars and not point.hides
+        agreed = agree_at(point.env, read, p, t, agree, is_real, same_domain)
         if agreed is False:
             return False
         if agreed and not point.hides:
@@ -1305,8 +1310,9 @@ AN_ANGLE = rf'(?:(?:\\angle ?){CORNERS}|[A-Z]|{GREEK_LETTER})'
 NAME = re.compile('|'.join((
     # x, x_1, \theta, A_{"total"}
     VARIABLE,
-    # (x,y), (a,b,c)
+    # (x,y), (a,b,c), \{a,b\}
     rf'\({VARIABLE}(?:,{VARIABLE})+\)',
+    rf'\\\{{{VARIABLE}(?:,{VARIABLE})+\\\}}',
     # AB, the length of a line, and the number ABC
     '[A-Z]{2,4}',
     r'\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}',
