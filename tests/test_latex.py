@@ -11,7 +11,7 @@ import pytest
 
 import verify as module
 from rewards.answers import GaveUp
-from rewards.latex import ROUGH, RULES, Tree, exact, integer, normal
+from rewards.latex import ROUGH, RULES, Tree, agree_everywhere, close, exact, integer, normal
 from rewards.latex import points, same, split, tree, value
 from verify import check_truth, verify
 
@@ -680,6 +680,20 @@ def defined(f, x):
         return abs(f(x)) < 1e9
     except (ValueError, ZeroDivisionError, OverflowError):
         return False
+
+
+def test_long_expressions_have_few_points():
+    calls = []
+
+    def counted(found, env, mp, is_real=False):
+        calls.append(found)
+        return value(found, env, mp, is_real)
+
+    assert agree_everywhere(counted, tree('x' + '+x-x' * 99), tree('x'), close)
+    assert len(calls) == 2 * 6
+    calls.clear()
+    assert agree_everywhere(counted, tree('x+1'), tree('1+x'), close)
+    assert len(calls) > 2 * 20
 
 
 # --- time ----------------------------------------------------------------------------
