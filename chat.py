@@ -132,9 +132,11 @@ def completion_text(tokenizer, ids):
 
 
 # --- chat template ------------------------------------------------------------
-# Noncharacters of Unicode mark places in a text; rows.py refuses a message that holds one.
+# Noncharacters of Unicode mark places in a text; `protect` refuses a text that holds one.
 BEGIN, END = '\ufdd0', '\ufdd1'  # around what spells a control token and is text
-OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around a reply, to find it in the rendered conversation
+OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around the words of a reply, to find it in the rendered conversation
+LEAD = '\ufdd4'  # a control token of our own, to stand before a text
+NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd4]')  # our marks, and halves of surrogate pairs
 THINKING = frozenset(THINKING_MARKS) | frozenset(THINKING_MARKS.values())
 
 SPELLED = 'a control token is spelled out, and this tokenizer cannot take it as text'
@@ -149,7 +151,7 @@ class Format:
     last_opening: str  # and of the last one: '<think>\n\n</think>\n\n' (Qwen3), a channel (gpt-oss)
     before_thoughts: str  # what the template puts before the thoughts of a last reply
     behind_thoughts: str  # and between them and the words
-    is_stable: bool  # whether a conversation begins with the prompt of each of its replies
+    is_stable: bool  # a conversation begins with the prompt of each reply, and earlier ones are alike
 
 
 class Chat:
@@ -183,7 +185,7 @@ class Chat:
             raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
         return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
 
-    def rendered(self, messages, prompt=False):
+    def call_template(self, messages, prompt=False):
         """The text that the template makes of messages whose contents are taken as they are. Raises Drop."""
         try:
             # a template that asks for today's date calls this function
@@ -202,14 +204,14 @@ class Chat:
 
         prompt: with what opens the assistant's turn at the end. Raises Drop where the template refuses.
         """
-        return self.rendered(self.marked(messages), prompt)
+        return self.call_template(self.protected(messages), prompt)
 
-    def marked(self, messages):
+    def protected(self, messages):
         """Copies of the messages as the template takes them, what spells a control token marked."""
         copies = []
         for message in messages:
             role = message['role']
-            content = self.mark(message['content'], role)
+            content = self.protect(message['content'], role)
             thoughts = ''
             if role == 'assistant' and self.takes_thoughts_apart:
                 thoughts, content = thoughts_and_words(content)
@@ -226,7 +228,7 @@ class Chat:
         inside = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply'}
         apart = message_with('assistant', 'reply', 'reason')
         try:
-            texts = [self.rendered([asked, reply]) for reply in (inside, apart)]
+            texts = [self.call_template([asked, reply]) for reply in (inside, apart)]
         except Drop:
             return False
         return 'reason' in texts[1] and texts[0].count('</think>') > texts[1].count('</think>')
@@ -261,7 +263,7 @@ class Chat:
         for messages in ([asked], [asked, replied, asked, replied], [rule, asked, replied]):
             for prompt in (True, False):
                 try:
-                    texts.append(self.rendered(messages, prompt))
+                    texts.append(self.call_template(messages, prompt))
                 # some templates know no system message
                 except Drop:
                     pass
@@ -279,12 +281,14 @@ class Chat:
                           if self.added[token_id].special or name in self.written]
         return one_of(name for name in marks_of_turns if name.strip() not in THINKING)
 
-    def mark(self, text, role='user'):
+    def protect(self, text, role='user'):
         """The text with what spells a control token between BEGIN and END.
 
         Else a user's '<|im_end|>' would be control and end the turn. Raises Drop if this tokenizer cannot
-        encode it as text.
+        encode it as text, and for a text that is not valid Unicode: JSON can spell half a surrogate pair.
         """
+        if NOT_UNICODE.search(text):
+            raise Drop('not valid unicode')
         pattern = self.reply_pattern if role == 'assistant' else self.control_pattern
         # the usual case
         if not pattern.search(text):
@@ -302,7 +306,7 @@ class Chat:
             return set()
         asked = {'role': 'user', 'content': 'ask'}
         replied = {'role': 'assistant', 'content': 'reply'}
-        _, found, after = self.rendered([asked, replied]).rpartition('reply')
+        _, found, after = self.call_template([asked, replied]).rpartition('reply')
         if not found or not after.strip():
             return set()
         # the first token behind the reply, if it is one of the added ones
@@ -330,45 +334,52 @@ class Chat:
     def find_format(self, has_system):
         """Format, from three rounds of short messages. None for a template that cannot be made out."""
         messages = [{'role': 'system', 'content': 'rule'}] if has_system else []
+        replies = []  # their places
         for i in range(3):
             messages.append({'role': 'user', 'content': f'ask {i}'})
+            replies.append(len(messages))
             messages.append({'role': 'assistant', 'content': f'reply {i}'})
-        openings = []  # what the template writes between prompt and words, of each reply
-        is_stable = True
-        # 1. each reply with the prompt that a rollout would have there
+        thoughtful = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply 2'}
         try:
-            text = self.rendered(messages)
-            for i in range(3):
-                place = messages.index({'role': 'assistant', 'content': f'reply {i}'})
-                prompt = self.rendered(messages[:place], prompt=True)
-                words = text.find(f'reply {i}')
-                is_stable = is_stable and words >= 0 and text.startswith(prompt)
-                openings.append(text[len(prompt):words])
-            # 2. the last prompt without what opens the reply
-            without = self.rendered(messages[:-1])
-            # 3. the last reply with thoughts
-            thoughtful = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply 2'}
-            text = self.render([*messages[:-1], thoughtful])
-            before, _, behind = text.removeprefix(prompt).partition('reason')
-            behind = behind.partition('reply 2')[0]
+            text = self.call_template(messages)
+            prompts = [self.call_template(messages[:place], prompt=True) for place in replies]
+            last_prompt = prompts[-1]
+            header = self.header_of(messages[:-1], last_prompt)
+            thinking = self.render([*messages[:-1], thoughtful])
         except Drop:
             return None
-        # 4. a reply follows what opens the assistant's turn; in some templates the end of the user's does
-        header = prompt.removeprefix(without)
-        if not prompt.startswith(without) or not header:
-            header = prompt.rpartition('ask 2')[2]
-        # 5. earlier replies are written alike, or it is not known how
-        is_stable = is_stable and bool(header) and openings[0] == openings[1]
+
+        # 1. what the template writes between the prompt and the words of each reply
+        openings = []
+        for i, prompt in enumerate(prompts):
+            openings.append(text[len(prompt):text.find(f'reply {i}', len(prompt))])
+        # 2. the same around the thoughts of the last one
+        before, _, behind = thinking.removeprefix(last_prompt).partition('reason')
+        behind = behind.partition('reply 2')[0]
+        # 3. whether earlier replies can be found by their header
+        has_all_prompts = all(text.startswith(prompt) for prompt in prompts)
+        is_stable = has_all_prompts and bool(header) and openings[0] == openings[1]
         return Format(header, openings[0], openings[2], before, behind, is_stable)
+
+    def header_of(self, messages, prompt):
+        """What stands right before a reply to these messages. prompt: rendered, with what opens the reply.
+
+        '<|im_start|>assistant\\n' (ChatML). Mistral's template opens no reply: there it is '[/INST]', the
+        end of the user's turn.
+        """
+        without = self.call_template(messages)
+        opening = prompt.removeprefix(without) if prompt.startswith(without) else ''
+        return opening or prompt.rpartition(messages[-1]['content'])[2]
 
     # encoding
 
     @functools.cached_property
     def lead(self):
-        """A control token to put before a piece of text, whose id is taken off again; '' if not needed.
+        """A control token to put before a piece of text, whose id is taken off again; '' if there is none.
 
-        Some tokenizers (Llama 2's) put a blank before the first word of a text. Behind a control token
-        a piece is encoded as it is in the midst of a text.
+        Some tokenizers put a blank before the first word of a text: Mistral's give 'Hi' the id of ' Hi'.
+        Behind a control token a piece is encoded as it is in the midst of a text. Where pieces are the
+        same anywhere, none is needed.
         """
         if self.is_piecewise:
             return ''
@@ -386,11 +397,11 @@ class Chat:
             first, second = self.ids_of([before, piece])
             if self.decoded(first + second) != before + piece:
                 return False
-            if not self.follows_control(piece, second):
+            if not self.is_same_behind_control(piece, second):
                 return False
         return True
 
-    def follows_control(self, piece, ids):
+    def is_same_behind_control(self, piece, ids):
         """Whether a piece has these ids behind a control token, too."""
         for token_id, token in self.added.items():
             # one that does not take the white space behind it
@@ -414,36 +425,41 @@ class Chat:
         conversations: [[piece, ...], ...], texts that follow each other, as `render` marks them.
         -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded so.
         """
-        # 1. a control token before every piece that needs one, but the first
+        # 1. what a token takes of the white space behind it has no token of its own
+        if self.space_takers:
+            conversations = [self.without_taken_space(pieces) for pieces in conversations]
+        # 2. all pieces in one call, as that is fast
         texts = []
         for pieces in conversations:
             texts.append(pieces[0])
-            for before, piece in zip(pieces, pieces[1:]):
-                # what a token takes of the white space behind it has no token of its own
-                if self.some_take_space and self.takes_space(before):
-                    piece = piece.lstrip()
-                texts.append(self.lead + piece)
-        # 2. all at once, as that is fast; what is marked is encoded again below
+            texts += [self.lead + piece for piece in pieces[1:]]
         all_ids = iter(self.ids_of(texts))
         encoded = []
         for pieces in conversations:
             ids = [next(all_ids) for _ in pieces]
             if self.lead:
                 ids[1:] = [piece_ids[1:] for piece_ids in ids[1:]]
-            # 3. with care where it has to be
+            # 3. again, with care, where it has to be
             try:
-                if self.lead and not self.follow_control(pieces):
+                if not self.is_piecewise and not (self.lead and self.stand_behind_control(pieces)):
                     ids = self.encode_together(pieces)
                 elif any(BEGIN in piece for piece in pieces):
-                    ids = [self.encode_marked(pieces[0], is_first=True)]
-                    ids += [self.encode_marked(piece, is_first=False) for piece in pieces[1:]]
+                    ids = [self.encode_protected(pieces[0], is_first=True)]
+                    ids += [self.encode_protected(piece, is_first=False) for piece in pieces[1:]]
                 self.check_text(pieces, ids)
             except Drop as reason:
                 ids = reason
             encoded.append(ids)
         return encoded
 
-    def follow_control(self, pieces):
+    def without_taken_space(self, pieces):
+        """The pieces without white space that the token before them takes."""
+        stripped = [pieces[0]]
+        for before, piece in zip(pieces, pieces[1:]):
+            stripped.append(piece.lstrip() if self.takes_space(before) else piece)
+        return stripped
+
+    def stand_behind_control(self, pieces):
         """Whether every piece but the first stands behind a control token."""
         return all(self.ends_in_control(piece) for piece in pieces[:-1])
 
@@ -452,13 +468,13 @@ class Chat:
         return piece.endswith(tuple(self.control)) or self.takes_space(piece)
 
     @functools.cached_property
-    def some_take_space(self):
+    def space_takers(self):
         """The control tokens that take the white space behind them (Phi's)."""
         return tuple(name for name, token_id in self.control.items() if self.added[token_id].rstrip)
 
     def takes_space(self, piece):
         """Whether the last token of a piece takes the white space behind it."""
-        return piece.rstrip().endswith(self.some_take_space)
+        return piece.rstrip().endswith(self.space_takers)
 
     def encode_together(self, pieces):
         """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
@@ -467,7 +483,7 @@ class Chat:
         """
         text = ''.join(pieces)
         if BEGIN in text:
-            return self.encode_marked_together(pieces)
+            return self.encode_protected_together(pieces)
         encoding = self.core.encode(text, add_special_tokens=False)
         starts = [start for start, _ in encoding.offsets]  # first character of each token
         ends = [end for _, end in encoding.offsets]
@@ -487,21 +503,21 @@ class Chat:
                 raise Drop(MERGED)
         return [encoding.ids[begin:end] for begin, end in zip(cuts, cuts[1:])]
 
-    def encode_marked_together(self, pieces):
+    def encode_protected_together(self, pieces):
         """The same for a text with marks, of whose tokens it is not known where they stand."""
-        whole = self.encode_marked(''.join(pieces))
+        whole = self.encode_protected(''.join(pieces))
         ids = []
         n_before = 0
         for n in range(1, len(pieces) + 1):
             # what stands before a cut must have the same ids on its own
-            beginning = self.encode_marked(''.join(pieces[:n]))
+            beginning = self.encode_protected(''.join(pieces[:n]))
             if beginning != whole[:len(beginning)]:
                 raise Drop(MERGED)
             ids.append(beginning[n_before:])
             n_before = len(beginning)
         return ids
 
-    def encode_marked(self, marked, is_first=True):
+    def encode_protected(self, marked, is_first=True):
         """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
 
         is_first: no other text stands before it.
@@ -546,7 +562,7 @@ class Chat:
             return []
         # behind a control token, as in `lead`
         needs_lead = not is_first and not self.is_piecewise
-        lead = OPEN if needs_lead else ''
+        lead = LEAD if needs_lead else ''
         ids = self.text_core.encode(lead + text, add_special_tokens=False).ids
         if needs_lead:
             ids = ids[1:]
@@ -554,7 +570,7 @@ class Chat:
 
     @functools.cached_property
     def text_core(self):
-        """The tokenizer without control tokens; OPEN is one, to stand before a piece."""
+        """The tokenizer without control tokens; LEAD is one, to stand before a piece."""
         return core_without(self.tokenizer, frozenset(self.control))
 
     @functools.cached_property
@@ -570,17 +586,17 @@ class Chat:
 
     @functools.cached_property
     def keeps_text(self):
-        """Whether encode_marked is right for this tokenizer: tried with all control tokens on one page."""
+        """Whether encode_protected is right for this tokenizer: tried with all control tokens on one page."""
         page = ' a b\n'.join(['', *self.control, ''])
         # 1. what is marked is text, all of it
         spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
-        ids = self.encode_marked(spelled)
+        ids = self.encode_protected(spelled)
         if not set(ids).isdisjoint(self.control.values()):
             return False
         if bare(self.decoded(ids)) != bare(page):
             return False
         # 2. where nothing is marked, control tokens are control and the text has the usual ids
-        return self.encode_marked(page) == self.ids_of([page])[0]
+        return self.encode_protected(page) == self.ids_of([page])[0]
 
     def check_text(self, pieces, ids):
         """Raises Drop where decoding does not give the text back (a tokenizer that lacks a character)."""
@@ -608,7 +624,7 @@ def core_without(tokenizer, names):
     written['added_tokens'] = [token for token in written['added_tokens'] if token['content'] not in names]
     written['post_processor'] = None
     core = Tokenizer.from_str(json.dumps(written))
-    core.add_special_tokens([OPEN])
+    core.add_special_tokens([LEAD])
     return core
 
 
@@ -640,10 +656,10 @@ def one_of(names):
     return re.compile('|'.join(map(re.escape, longest_first)) or '(?!)')
 
 
-def unmarked(text):
+def unprotected(text):
     return text.replace(BEGIN, '').replace(END, '')
 
 
 def bare(text):
     """Without white space and in one Unicode form, which templates and tokenizers may change."""
-    return ''.join(unicodedata.normalize('NFC', unmarked(text)).split())
+    return ''.join(unicodedata.normalize('NFC', unprotected(text)).split())

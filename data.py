@@ -6,8 +6,9 @@ How a row becomes a training example (sft_examples):
     2. `Chat.render` writes the conversation with the tokenizer's chat template.
     3. `lay_out` finds each reply in that text. A reply begins where the prompt ends that a rollout would
        go on from, and ends with the end-of-turn token. It must say what the message says.
-    4. The text is cut at these borders into pieces, and `Chat.encode` tokenises every piece on its own.
-       So the tokens of prompt and reply never merge, and a prompt of rl_prompts has the same ids.
+    4. The text is cut at these borders into pieces, and `Chat.encode` tokenises every piece on its own
+       (or drops the row where a tokenizer cannot). So the tokens of prompt and reply never merge, and a
+       prompt of rl_prompts has the same ids.
     5. `mask_of` marks the tokens of the replies: these are trained.
 
 A row for which a step cannot be shown to be right is dropped, and counted with the reason. Nothing is
@@ -46,8 +47,10 @@ THOUGHTS_LOST = (
     'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
     '--chat_template=FILE (config/ has qwen3_training.jinja, r1_training.jinja)')
 # what the report notes of rows that are kept
-NOT_TRAINED = 'assistant turns are not trained: the chat template writes them in another way than in a prompt'
+NOT_TRAINED = ('assistant turns are not trained: the chat template cuts their thoughts, or writes them in '
+               'another way than a prompt')
 NO_SYSTEM = 'system messages are not rendered by the chat template'
+SPELLED_OUT = 'spell out special tokens, taken as text'
 
 
 class Span(NamedTuple):
@@ -73,7 +76,7 @@ class Layout:
 def lay_out(chat, messages, trained):
     """Where the replies stand in the rendered conversation -> Layout. Raises Drop.
 
-    trained: indices of the assistant turns to train. The last one must be shown to be right. Earlier
+    trained: indices of the assistant turns to train. The last of them must be shown to be right. Earlier
     ones that are not are left out: many templates cut the thoughts from them.
     """
     last = trained[-1]
@@ -120,7 +123,7 @@ def last_span(chat, content, text, prompt):
         raise Drop(NO_END)
     # 2. it says what the message says
     said = text[begin:found.start()]
-    content = chat.mark(content, 'assistant')
+    content = chat.protect(content, 'assistant')
     if said.strip() != content.strip():
         check_reply(chat, said, content, prompt)
     return Span(begin, end_of(chat, found, text))
@@ -215,7 +218,7 @@ def places_of(chat, messages, indices, text, prompt=False):
     the same text: a template that looks at the words could write another.
     """
     # 1. put the marks
-    marked = chat.marked(messages)
+    marked = chat.protected(messages)
     for i in indices:
         content = marked[i]['content']
         words = words_of(content)
@@ -224,7 +227,7 @@ def places_of(chat, messages, indices, text, prompt=False):
         before, after = content[:words.begin], content[words.end:]
         marked[i]['content'] = before + OPEN + content[words.begin:words.end] + CLOSE + after
     # 2. cut the text at the marks: between, words, between, words, ..., between
-    parts = re.split(f'[{OPEN}{CLOSE}]', chat.rendered(marked, prompt))
+    parts = re.split(f'[{OPEN}{CLOSE}]', chat.call_template(marked, prompt))
     is_whole = len(parts) == 2 * len(indices) + 1
     if not is_whole or ''.join(parts) != text:
         return None
@@ -324,6 +327,8 @@ def fit(ids, mask, max_length, overlong):
 
 # --- rows to examples ---------------------------------------------------------
 BATCH = 1000  # rows that are tokenised at once
+# what Python raises for values of a type that no adapter expects
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def new_report(n_rows):
@@ -337,46 +342,54 @@ def count(counts, reason, where, n=1):
 
 
 def tokenised(rows, chat, report, read):
-    """Yields (where, info, [ids of the pieces of a text, ...]) of each row that can be used.
+    """Yields (where, info, ids, notes) of each row that can be used.
 
-    read(row) -> info, [pieces of a text, ...], notes. A row for which it raises Drop is counted in the
-    report. What a row holds may be of any type, so other errors are caught as well.
+    read(row) -> info, conversations, notes. A conversation is a list of pieces, texts that follow each
+    other; a row has one, a pair two. ids has the same form, with a list of ids for each piece. A row for
+    which read raises Drop is counted in the report. What a row holds may be of any type, so other
+    errors are caught as well.
     """
     begins = range(0, len(rows), BATCH)
     for begin in tqdm(begins, 'tokenise', delay=3, disable=RANK > 0 or None):
         # 1. what the rows hold, as texts
-        readable = []  # (where, info, number of its texts) of each row
-        texts = []
+        readable = []  # (where, info, number of its conversations, notes) of each row
+        conversations = []
         for row in rows[begin:begin + BATCH]:
             where = row['_where']
             try:
-                info, row_texts, notes = read(row)
+                info, row_conversations, notes = read(row)
             # shown not to be right
             except Drop as reason:
                 count(report['dropped'], str(reason), where)
                 continue
             # of a type that nobody thought of
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            except MALFORMED as error:
                 count(report['dropped'], f'malformed ({type(error).__name__})', where)
                 continue
-            # kept so far; what is strange about it is counted
-            for note, n in notes:
-                count(report['notes'], note, where, n)
-            if any(BEGIN in piece for pieces in row_texts for piece in pieces):
-                report['spelled'].append(where)
-            readable.append((where, info, len(row_texts)))
-            texts += row_texts
+            readable.append((where, info, len(row_conversations), notes))
+            conversations += row_conversations
 
-        # 2. all texts at once: the tokenizer uses every core
-        encoded = iter(chat.encode(texts))
+        # 2. all of them at once: the tokenizer uses every core
+        encoded = iter(zip(conversations, chat.encode(conversations)))
         # 3. to each row its own
-        for where, info, n in readable:
-            row_ids = [next(encoded) for _ in range(n)]
-            reasons = [ids for ids in row_ids if isinstance(ids, Drop)]
+        for where, info, n, notes in readable:
+            own, ids = zip(*(next(encoded) for _ in range(n)))
+            reasons = [reason for reason in ids if isinstance(reason, Drop)]
             if reasons:
                 count(report['dropped'], str(reasons[0]), where)
-            else:
-                yield where, info, row_ids
+                continue
+            if any(BEGIN in piece for pieces in own for piece in pieces):
+                notes = [*notes, (SPELLED_OUT, 1)]
+            yield where, info, ids, notes
+
+
+def keep(report, where, notes):
+    """Counts what is strange about a row that is kept."""
+    for note, n in notes:
+        if note == SPELLED_OUT:
+            report['spelled'].append(where)
+        else:
+            count(report['notes'], note, where, n)
 
 
 def finish_report(report, kept, required=True):
@@ -463,7 +476,8 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
         """Which pieces are trained (None: a document), the pieces' texts, and notes for the report."""
         example = example_of(row)
         if example.document is not None:
-            return None, [[chat.mark(example.document)]], []
+            notes = [(note, 1) for note in example.notes]
+            return None, [[chat.protect(example.document)]], notes
         messages = example.messages
         layout = lay_out(chat, messages, trained_turns(messages, example.first))
         texts, are_trained = zip(*layout.pieces)
@@ -471,7 +485,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
         return are_trained, [texts], notes
 
     examples = []
-    for where, are_trained, (pieces,) in tokenised(rows, chat, report, read):
+    for where, are_trained, (pieces,), notes in tokenised(rows, chat, report, read):
         if are_trained is None:
             # all of a document is trained, and that it ends
             pieces = [bos, *pieces, eos]
@@ -481,6 +495,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
+        keep(report, where, notes)
         examples.append({'ids': ids, 'mask': mask, 'where': where})
     return examples, finish_report(report, examples, required)
 
@@ -509,13 +524,15 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
         return (chosen_trained, rejected_trained), [chosen_texts, rejected_texts], notes
 
     pairs = []
-    for where, (chosen_trained, rejected_trained), (chosen, rejected) in tokenised(rows, chat, report, read):
+    for where, (chosen_trained, rejected_trained), sides, notes in tokenised(rows, chat, report, read):
+        chosen, rejected = sides
         try:
             chosen = Side(*fit(*mask_of(chosen, chosen_trained), max_length, overlong))
             rejected = Side(*fit(*mask_of(rejected, rejected_trained), max_length, overlong))
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
+        keep(report, where, notes)
         pairs.append({**pair_docs(chosen, rejected), 'where': where})
     return pairs, finish_report(report, pairs)
 
@@ -599,17 +616,25 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         return prompt, [texts], notes_of(messages, layout.text, 0, asked.notes)
 
     prompts = []
-    for where, prompt, (pieces,) in tokenised(rows, chat, report, read):
+    for where, prompt, (pieces,), notes in tokenised(rows, chat, report, read):
         ids = list(itertools.chain.from_iterable(pieces))
         if len(ids) > max_prompt_tokens:
             count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
             continue
+        keep(report, where, notes)
         prompts.append({'ids': ids, **prompt, 'where': where})
     return prompts, finish_report(report, prompts)
 
 
 def judged(row, asked, kind, languages):
     """The kind of verifier and the truth, as verify() will get them. UserError: with the row's place."""
+    keys = ', '.join(name for name in row if name != '_where')
+    if not kind and not asked.dataset:
+        raise UserError(f'{row["_where"]}: nothing says how to judge it: no dataset or data_source in the '
+                        f'keys {keys}; --verifier sets the kind')
+    if asked.truth is None:
+        raise UserError(f'{row["_where"]}: no truth in the keys {keys}: it can be in ground_truth, '
+                        'reward_model, answer or solution')
     try:
         kind = kind or verify.kind_of(asked.dataset)
         truth = asked.truth
@@ -617,9 +642,7 @@ def judged(row, asked, kind, languages):
             truth = with_language(truth, languages)
         return kind, verify.read_truth(kind, truth)
     except ValueError as error:
-        raise UserError(
-            f'{row["_where"]}: {error} (keys: {", ".join(row)}; it can be in ground_truth, '
-            'reward_model, answer or solution; --verifier sets the kind)') from error
+        raise UserError(f'{row["_where"]}: {error} (--verifier sets the kind)') from error
 
 
 def format_report(report):
@@ -633,8 +656,7 @@ def format_report(report):
     for note, (n, where) in report['notes'].items():
         lines.append(f'{n:,} {note} (first {where})')
     if report['spelled']:
-        lines.append(f'{len(report["spelled"]):,} spell out special tokens, taken as text '
-                     f'(first {report["spelled"][0]})')
+        lines.append(f'{len(report["spelled"]):,} {SPELLED_OUT} (first {report["spelled"][0]})')
     return '\n  '.join(lines)
 
 
@@ -680,12 +702,12 @@ def split_by_work(lengths, n):
 
 
 def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
-    """This rank's micro-batches of these sequences, each a list of them, none over micro_batch_tokens.
+    """This rank's micro-batches of these sequences, each a list of about micro_batch_tokens at most.
 
     A sequence has prompt_ids and ids. Neighbours whose prompt_ids are the same list share the prompt:
     it is computed once for as many of them as fit a part. A part is what is never taken apart: it is
     small enough for a micro-batch, and for shares of equal work. A sequence that is longer than a
-    micro-batch is alone in one.
+    micro-batch is alone in one, the only kind that exceeds micro_batch_tokens.
     """
     total = sum(len(sequence.prompt_ids) + len(sequence.ids) for sequence in sequences)
     room = min(micro_batch_tokens, total / (2 * world_size))

@@ -482,16 +482,14 @@ ROLES = {  # as it is written in a row, in small letters -> as chat templates ha
     'user': 'user', 'human': 'user', 'prompter': 'user',
     'assistant': 'assistant', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant',
     'bard': 'assistant', 'model': 'assistant',
-    'tool': 'tool', 'observation': 'tool', 'function_response': 'tool'}
+    'tool': 'tool', 'observation': 'tool', 'function_response': 'tool', 'function': 'tool', 'ipython': 'tool'}
 THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')  # a message's keys for what the model thought
-SWITCHES = ('weight', 'train', 'loss', 'trainable')  # a message's keys that say whether it is trained
+# a message's keys that say whether it is trained
+SWITCHES = ('weight', 'train', 'loss', 'trainable', 'training', 'loss_mask')
 CALLS = ('tool_calls', 'function_call')
 NO_TEXT = 'a message without a text (images, numbers and other parts are not supported)'
 NO_ROLE = f'a message of an unknown role (known are {", ".join(ROLES)})'
 CALL = 'a message with a tool call'
-# noncharacters of Unicode, with which chat.py marks places in a text, and halves of surrogate pairs,
-# which JSON can spell and no tokenizer can encode
-NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd3]')
 
 
 def turns(value, role):
@@ -526,15 +524,17 @@ def stored_messages(text):
     messages = [value] if isinstance(value, dict) else value
     # a reply may be such a list too, of other things: then it is what somebody said
     for message in messages:
-        if not isinstance(message, dict) or role_of(message) is None:
+        is_message = isinstance(message, dict) and not {'content', 'value', *CALLS}.isdisjoint(message)
+        if not is_message or role_of(message) is None:
             return None
     return messages
 
 
 def role_of(message):
     """The role of a message as chat templates have it; None if it is unknown."""
-    role = message.get('role', message.get('from'))
-    return ROLES.get(role.lower()) if isinstance(role, str) else None
+    # where files are joined, a message has both keys, and one is null
+    role = message.get('role') or message.get('from')
+    return ROLES.get(role.strip().lower()) if isinstance(role, str) else None
 
 
 def read_message(message):
@@ -552,15 +552,14 @@ def read_message(message):
     if role is None:
         raise Drop(NO_ROLE)
 
+    if message.get('channel') not in (None, 'final'):
+        raise Drop('a message in a channel of its own: thoughts belong into reasoning_content')
+
     # 3. thoughts of their own stand before the text, as models write them
-    content = content_of(message.get('content', message.get('value')))
-    for key in THOUGHTS:
-        thought = message.get(key)
-        if role == 'assistant' and isinstance(thought, str) and thought and '</think>' not in content:
-            content = f'<think>\n{thought}\n</think>\n\n{content}'
-            break
-    if NOT_UNICODE.search(content):
-        raise Drop('not valid unicode')
+    content = message.get('content')
+    content = content_of(message.get('value') if content is None else content)
+    if role == 'assistant':
+        content = with_thoughts(content, thoughts_of(message))
     # 4. the mark is there only if it is needed
     read = {'role': role, 'content': content}
     if not is_trained(message):
@@ -568,37 +567,79 @@ def read_message(message):
     return read
 
 
-def content_of(content):
-    """The text of a message: a text, or a list of parts. Raises Drop for images and the like."""
-    if isinstance(content, str):
+def thoughts_of(message):
+    """What the model thought, of the first key that holds it; '' without."""
+    for key in THOUGHTS:
+        thoughts = message.get(key)
+        if is_blank(thoughts):
+            continue
+        if not isinstance(thoughts, str):
+            raise Drop(f'{key} of a message is no text')
+        return thoughts
+    return ''
+
+
+def with_thoughts(content, thoughts):
+    """The text with thoughts before it, unless it holds them already."""
+    if not thoughts or thoughts.strip() in content:
         return content
+    return f'<think>\n{thoughts}\n</think>\n\n{content}'
+
+
+def content_of(content):
+    """The text of a message: a text, or a list of parts. Raises Drop for images and the like.
+
+        [{'type': 'thinking', 'thinking': 'T'}, {'type': 'text', 'text': 'A'}]
+        -> '<think>\\nT\\n</think>\\n\\nA'
+    """
+    if isinstance(content, str):
+        # parts may be stored as a text, like messages
+        if not re.match(r"""\s*\[\s*\{\s*['"]type['"]\s*:""", content):
+            return content
+        parts = parsed(content)
+        if not isinstance(parts, list):
+            return content
+        content = parts
     if not isinstance(content, list):
         raise Drop(NO_TEXT)
-    texts = []
+    text = ''
+    thoughts = ''
     for part in content:
-        # {'type': 'text', 'text': ...} or {'type': 'thinking', 'thinking': ...}
-        if isinstance(part, dict):
-            if part.get('type') == 'thinking':
-                part = f'<think>\n{part.get("thinking")}\n</think>\n\n'
-            else:
-                part = part.get('text')
-        if not isinstance(part, str):
+        if isinstance(part, str) and len(content) == 1:
+            return part
+        if not isinstance(part, dict):
             raise Drop(NO_TEXT)
-        texts.append(part)
-    return ''.join(texts)
+        kind = part.get('type', 'text')
+        if kind in ('thinking', 'reasoning'):
+            value = part.get(kind, part.get('text'))
+            thoughts += content_of('' if value is None else value)
+        elif kind in ('text', 'input_text', 'output_text') and isinstance(part.get('text'), str):
+            text += part['text']
+        else:
+            raise Drop(NO_TEXT)
+    return with_thoughts(text, thoughts)
 
 
 def is_trained(message):
     """What a message says of its training: weight 0, train false. True if it says nothing. Raises Drop."""
     for key in SWITCHES:
-        value = message.get(key)
-        if value is None:
+        if is_blank(message.get(key)):
             continue
+        weight = number_of(message[key])
         # a share like 0.5 would need a weighted loss
-        if value not in (0, 1):
-            raise Drop(f'{key}={value!r} of a message: only 0 and 1 are supported')
-        return bool(value)
+        if weight not in (0, 1):
+            raise Drop(f'{key}={message[key]!r} of a message: only 0 and 1 are supported')
+        if weight == 0:
+            return False
     return True
+
+
+def number_of(value):
+    """The number that a value is, also where it is written as a text; None if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 # --- columns that go with every shape -----------------------------------------
@@ -613,10 +654,12 @@ def check_columns(row):
         if name in row and not is_empty(row[name]):
             raise Drop(f'{name} is not supported (tools, images and template settings are not)')
     # the weight of a whole row
-    weight = row.get('weight', 1)
-    if weight in (0, '0'):
+    if is_blank(row.get('weight')):
+        return
+    weight = number_of(row['weight'])
+    if weight == 0:
         raise Drop('weight 0')
-    if weight not in (1, '1'):
+    if weight != 1:
         raise Drop('a weight of a row is not supported: weigh a source instead, --data=FILE*0.5')
 
 
@@ -682,6 +725,8 @@ def with_text(messages, text, name):
     """The messages with a text added to the last one, after an empty line. Raises Drop for no text."""
     if not isinstance(text, str):
         raise Drop(f'column {name} is no text')
+    if not messages:
+        raise Drop(f'column {name} without a prompt')
     last = messages[-1]
     return messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{text}'}]
 
@@ -701,15 +746,17 @@ def unused_columns(row, messages):
 
 
 # --- rows for sft.py ----------------------------------------------------------
+# columns that hold a conversation
+CONVERSATIONS = ('messages', 'conversations', 'conversation')
 # columns that ask and reply; of a row the first pair that holds something counts
 PAIRS = [
     ('instruction', 'output'), ('instruction', 'response'),  # alpaca, dolly
     ('prompt', 'completion'), ('prompt', 'demonstration'), ('prompt', 'target'),
     ('prompt', 'response'), ('prompt', 'generation'),
     ('INSTRUCTION', 'RESPONSE'),
-    ('question', 'response'), ('query', 'response'), ('question', 'answer'),  # OpenOrca, MetaMath, GSM8K
-    ('problem', 'solution'),  # MATH
-    ('input', 'output')]
+    ('question', 'response'), ('query', 'response'), ('query', 'answer'),  # OpenOrca, MetaMath, CodeFeedback
+    ('question', 'answer'), ('problem', 'solution'), ('problem', 'generated_solution'),  # GSM8K, MATH
+    ('inputs', 'targets'), ('input', 'output')]  # Aya
 
 
 @dataclass
@@ -743,18 +790,24 @@ def example_of_pair(row, asked, replied):
     Either side may be a text or messages. input and context are added to what is asked, history stands
     before it, system or system_prompt first.
     """
-    messages = with_columns(row, turns(row[asked], 'user'), asked)
     reply = turns(row[replied], 'assistant')
+    prompt = turns(row[asked], 'user')
+    # some rows repeat in the reply what is asked
+    if reply and reply[0]['role'] != 'assistant':
+        *prompt, last = reply
+        reply = [last]
+    messages = with_columns(row, prompt, asked)
     # turns of the asked side are never trained, also where it holds replies
     return Example(messages + reply, first=len(messages), notes=unused_columns(row, messages))
 
 
 def example_of_text(row, column):
     """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is used."""
-    (turn,) = turns([{'role': 'user', 'content': row[column]}], 'user')
+    if not isinstance(row[column], str):
+        raise Drop(f'column {column} is no text')
     beside = [name for name in ('system', 'system_prompt', 'history', *ADDED) if not is_blank(row.get(name))]
     notes = [f'column {name} is not used: a text is trained as it stands' for name in beside]
-    return Example([], document=turn['content'], notes=notes)
+    return Example([], document=row[column], notes=notes)
 
 
 # (columns, adapter): a row has the first shape whose columns all hold something. To add a shape, write
@@ -762,6 +815,7 @@ def example_of_text(row, column):
 SHAPES = [
     (('messages',), example_of_messages),
     (('conversations',), example_of_messages),
+    (('conversation',), example_of_messages),
     *((pair, example_of_pair) for pair in PAIRS),
     (('text',), example_of_text)]
 
@@ -785,7 +839,7 @@ def example_of(row):
 def holds_something(row, name):
     """Whether a column is there and not empty. A reply may be '[]'; a list of messages may be stored so."""
     value = row.get(name)
-    return not (is_empty(value) if name in ('messages', 'conversations') else is_blank(value))
+    return not (is_empty(value) if name in CONVERSATIONS else is_blank(value))
 
 
 def names_of(row):
@@ -797,7 +851,7 @@ def names_of(row):
 # columns of the better and the worse reply: TRL's and most others, Argilla's
 SIDES = [('chosen', 'rejected'), ('chosen_response', 'rejected_response')]
 # columns that may hold what is asked, for pairs and for prompts
-ASKED = ('messages', 'conversations', 'prompt', 'question', 'problem', 'instruction', 'query')
+ASKED = (*CONVERSATIONS, 'prompt', 'question', 'problem', 'instruction', 'query', 'input')
 
 
 @dataclass
@@ -832,12 +886,17 @@ def pair_of(row):
     asked = []
     column = first_filled(row, ['prompt', *ASKED])
     if column is not None:
-        asked = turns(row[column], 'user')
+        asked = turns(transcript_of(row[column]) or row[column], 'user')
         # messages that end in a reply hold the chosen side, too
         if column != 'prompt' and asked[-1]['role'] == 'assistant':
             asked = asked[:-1]
     chosen, rejected = (side_of(row, side, asked, column) for side in sides)
-    return Pair(chosen, rejected, unused_columns(row, chosen))
+    notes = unused_columns(row, chosen)
+    # a side that is a whole conversation counts more than the prompt's column
+    everything = '\n'.join(message['content'] for message in chosen)
+    if asked and asked[-1]['content'] not in everything:
+        notes.append(f'column {column} is not used: the sides hold another conversation')
+    return Pair(chosen, rejected, notes)
 
 
 def first_filled(row, names):
@@ -859,29 +918,34 @@ def side_columns(columns):
 def side_of(row, side, asked, column):
     """The conversation of one side, a column's name, with what is asked and what other columns add."""
     value = row[side]
-    # without a prompt of its own a text is a whole conversation
-    if isinstance(value, str) and not asked and stored_messages(value) is None:
-        value = paragraphs_of(value)
-    messages = turns(value, 'assistant')
-    if not messages:
-        return []
+    messages = turns(transcript_of(value) or value, 'assistant')
     # 1. the side is the reply alone
-    if messages[0]['role'] == 'assistant' and asked:
+    if messages and messages[0]['role'] == 'assistant':
+        if not asked:
+            raise Drop('no prompt column, and the sides are no conversations')
         return with_columns(row, asked, column) + messages
     # 2. the side is the whole conversation, and the prompt's column may say it once more
-    # (UltraFeedback, TULU 3)
-    *prompt, reply = messages
-    if not prompt:
-        return [reply]
+    # (UltraFeedback, TULU 3); a system message may stand only there
+    *prompt, reply = messages or [{'role': '', 'content': ''}]
+    roles = [message['role'] for message in prompt]
+    if 'system' not in roles:
+        prompt = [message for message in asked if message['role'] == 'system'] + prompt
     return [*with_columns(row, prompt, column or side), reply]
 
 
-def paragraphs_of(text):
-    """Anthropic's form: paragraphs that begin with 'Human:' or 'Assistant:' -> messages."""
+def transcript_of(text):
+    """Anthropic's form, paragraphs that begin with 'Human:' or 'Assistant:' -> messages; None for others."""
+    if not isinstance(text, str) or not re.match(r'\s*Human:', text) or '\n\nAssistant:' not in text:
+        return None
     # ['', 'Human', ' Q', 'Assistant', ' A']
-    parts = re.split(r'(?:^|\n\n)(Human|Assistant):', text)
-    speakers, said = parts[1::2], parts[2::2]
-    return [{'role': who.lower(), 'content': words.strip()} for who, words in zip(speakers, said)]
+    parts = re.split(r'(?:^\s*|\n\n)(Human|Assistant):', text)
+    messages = []
+    for who, words in zip(parts[1::2], parts[2::2]):
+        messages.append({'role': who.lower(), 'content': words.strip()})
+    # a prompt ends with 'Assistant:' and nothing behind it
+    if messages[-1]['role'] == 'assistant' and not messages[-1]['content']:
+        messages = messages[:-1]
+    return messages
 
 
 # --- rows for grpo.py, hpt.py, prefix_rft.py ----------------------------------
@@ -960,7 +1024,7 @@ def truth_of(row):
     if not is_math(row):
         candidates.append(row.get('solution'))
     for truth in candidates:
-        if truth is not None and truth != '':
+        if not is_blank(truth):
             return truth
     return None
 
@@ -991,19 +1055,20 @@ def dataset_of(row):
 
 def demonstration_of(row):
     """A reply to learn from, as a text; None without one."""
-    # 1. a column of its own
+    # 1. a column of its own; a number there is no reply (Countdown's target)
     shown = None
     for name in ('demonstration', 'target'):
-        if shown is None and not is_blank(row.get(name)):
-            shown = row[name]
-    # 2. the worked answer of GSM8K, the solution of MATH
+        value = row.get(name)
+        if shown is None and isinstance(value, (str, list)) and not is_blank(value):
+            shown = value
+    # 2. one of several
+    if shown is None:
+        shown = right_demo(row)
+    # 3. the worked answer of GSM8K, the solution of MATH
     if shown is None and is_gsm8k(row):
         shown = row['answer']
     if shown is None and is_math(row):
         shown = row.get('solution')
-    # 3. one of several
-    if shown is None:
-        shown = right_demo(row)
     if is_blank(shown):
         return None
     # of messages the last one is the reply
@@ -1011,11 +1076,12 @@ def demonstration_of(row):
 
 
 def right_demo(row):
-    """The first of the column demos that demos_corr calls right. None without one."""
-    # Prefix-RFT's rows have several, and say which of them are right
-    demos = row.get('demos') or []
-    verdicts = row.get('demos_corr') or [True] * len(demos)
-    for demo, is_right in zip(demos, verdicts):
-        if is_right:
-            return demo
+    """The first of several replies that the row calls right. None without one."""
+    # Prefix-RFT's rows, OpenR1-Math's
+    for name, verdicts_name in (('demos', 'demos_corr'), ('generations', 'correctness_math_verify')):
+        demos = row.get(name) or []
+        verdicts = row.get(verdicts_name) or [True] * len(demos)
+        for demo, is_right in zip(demos, verdicts):
+            if is_right:
+                return demo
     return None

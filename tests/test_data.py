@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from conftest import ROOT
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
@@ -511,7 +511,7 @@ def test_marks_change_nothing_where_nothing_is_spelled_out():
     for tokenizer in (TINY, tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>'], ['of'], eos_token='<|im_end|>')):
         text = data.render(tokenizer, chat('what of it?', 'a \U0001f600 of\n', 'e\u0301'))
         made = data.Chat(tokenizer)
-        assert made.encode_marked(text) == made.ids_of([text])[0] == tokenizer(text)['input_ids']
+        assert made.encode_protected(text) == made.ids_of([text])[0] == tokenizer(text)['input_ids']
     # the letters of this one's control token merge to the very same id
     greedy = tokenizer_of(CHATML, ['<|im_start|>', '<|im_end|>', '<eats>'], ['<eats>'], eos_token='<|im_end|>')
     assert why({'messages': chat('a<eats>', 'b')}, greedy) == chat_module.SPELLED
@@ -745,7 +745,7 @@ def test_instruction_and_system():
         ({'prompt': 'Q', 'answer': '7'}, '', 'x:1.*--verifier'),
         ({'prompt': 'Q', 'answer': '7', 'dataset': 'odd'}, '', 'odd.*--verifier'),
         ({'prompt': 'Q', 'answer': 'seven'}, 'gsm8k', "x:1.*'seven'"),
-        ({'prompt': 'Q'}, 'math', 'x:1.*None.*keys: prompt'),
+        ({'prompt': 'Q'}, 'math', 'x:1: no truth in the keys prompt:'),
         ({'problem': 'Q', 'solution': 'no box'}, '', 'x:1'),
         ({'prompt': 'Q', 'ground_truth': ['1', '2']}, 'math', 'x:1'),
         ({'prompt': 'Q', 'answer': '7'}, 'odd', 'x:1.*odd'),

@@ -237,3 +237,104 @@ def test_roles_in_any_spelling():
         assert sft(row) == (PLAIN if assistant != 'bot' else rows_module.NO_ROLE)
     assert turns('Q', 'user') == turns(Q, 'user') == turns([Q], 'assistant') == [Q]
     assert sft({'messages': [{'role': 'developer', 'content': 'S'}, Q, A]}) == '<|system|>S<|end|>' + PLAIN
+
+
+# --- what data sets of the field hold ---------------------------------------------------------------
+@pytest.mark.parametrize('row, expected', [
+    # Mistral's parts of thoughts, and other parts
+    ({'messages': [Q, {**A, 'content': [{'type': 'thinking', 'thinking': [{'type': 'text', 'text': 'T'}]}, {'type': 'text', 'text': 'A'}]}]},
+     ASKED + '[[<think>\nT\n</think>\n\nA<|end|>]]'),
+    ({'messages': [Q, {**A, 'content': [{'type': 'thinking', 'thinking': None}, {'type': 'text', 'text': 'A'}]}]}, PLAIN),
+    ({'messages': [Q, {**A, 'content': [{'type': 'reasoning', 'text': 'T'}, {'type': 'output_text', 'text': 'A'}]}]},
+     ASKED + '[[<think>\nT\n</think>\n\nA<|end|>]]'),
+    ({'messages': [Q, {**A, 'content': '[{"type": "text", "text": "A"}]'}]}, PLAIN),
+    ({'messages': [Q, {**A, 'content': [{'type': 'image', 'text': 'alt'}]}]}, rows_module.NO_TEXT),
+    ({'messages': [Q, {**A, 'channel': 'analysis'}, {**A, 'channel': 'final'}]}, 'a message in a channel'),
+    ({'messages': [Q, {**A, 'reasoning': {'text': 'T'}}]}, 'reasoning of a message is no text'),
+    ({'messages': [{**Q, 'thinking': 'T'}, A]}, PLAIN),
+    ({'messages': [Q, {**A, 'content': 'no </think> here', 'reasoning_content': 'T'}]},
+     ASKED + '[[<think>\nT\n</think>\n\nno </think> here<|end|>]]'),
+    # merged parquet, odd roles, weights as texts
+    ({'messages': [{'role': None, 'content': None, 'from': 'human', 'value': 'Q'}, {'role': None, 'content': None, 'from': 'gpt', 'value': 'A'}]}, PLAIN),
+    ({'messages': [{**Q, 'role': 'USER '}, {**A, 'weight': '1'}], 'weight': '1.0'}, PLAIN),
+    ({'messages': [Q, A], 'weight': ''}, PLAIN),
+    ({'messages': [Q, {**A, 'weight': 1, 'train': False}]}, 'no assistant turn to train on'),
+    # the reply repeats what is asked
+    ({'prompt': 'Q', 'completion': [Q, A]}, PLAIN),
+    ({'prompt': 'Q', 'completion': '{"role": "user", "name": "Bob"}'}, ASKED + '[[{"role": "user", "name": "Bob"}<|end|>]]'),
+    # an input that looks like nothing
+    ({'instruction': 'Q', 'input': '[]', 'output': 'A'}, '<|user|>Q\n\n[]<|end|><|assistant|>[[A<|end|>]]'),
+    ({'instruction': 'Q', 'input': '{"name": null}', 'output': 'A'}, '<|user|>Q\n\n{"name": null}<|end|><|assistant|>[[A<|end|>]]'),
+    ({'instruction': 'Q', 'input': 'I\ud83d', 'output': 'A'}, 'not valid unicode'),
+    ({'instruction': 'Q\ufdd4', 'output': 'A'}, 'not valid unicode'),
+    # further names
+    ({'query': 'Q', 'answer': 'A'}, PLAIN), ({'conversation': [Q, A]}, PLAIN), ({'inputs': 'Q', 'targets': 'A'}, PLAIN),
+    ({'problem': 'Q', 'generated_solution': 'A'}, PLAIN),
+    ({'text': ''}, 'the columns to train on are empty'), ({'text': ['a', 'b']}, 'column text is no text'),
+    ({'instruction': 7, 'output': 'A'}, rows_module.NO_TEXT)])
+def test_rows_for_sft_as_they_are_found(row, expected):
+    assert sft(row).startswith(expected)
+
+
+HUMAN = '\n\nHuman: Q\n\nAssistant:'
+
+
+@pytest.mark.parametrize('row, expected', [
+    ({'chosen': HUMAN + ' A', 'rejected': HUMAN + ' B'}, f'{ASKED} | A<|end|> | B<|end|>'),
+    ({'prompt': HUMAN, 'chosen': 'A', 'rejected': 'B'}, f'{ASKED} | A<|end|> | B<|end|>'),
+    ({'prompt': HUMAN, 'chosen': HUMAN + ' A', 'rejected': HUMAN + ' B'}, f'{ASKED} | A<|end|> | B<|end|>'),
+    ({'prompt': [S, Q], 'chosen': [Q, A], 'rejected': [Q, B]}, f'<|system|>S<|end|>{ASKED} | A<|end|> | B<|end|>'),
+    ({'system': 'S', 'input': 'Q', 'chosen': 'A', 'rejected': 'B'}, f'<|system|>S<|end|>{ASKED} | A<|end|> | B<|end|>'),
+    ({'chosen': HUMAN + ' A', 'rejected': HUMAN + ' B', 'input': 'other'}, f'{ASKED} | A<|end|> | B<|end|>'),
+    ({'prompt': 'Q', 'input': 'I', 'chosen': [Q, A], 'rejected': [Q, B]}, '<|user|>Q\n\nI<|end|><|assistant|> | A<|end|> | B<|end|>'),
+    ({'chosen': 'A', 'rejected': 'B'}, 'no prompt column, and the sides are no conversations')])
+def test_pairs_as_they_are_found(row, expected):
+    assert dpo(row) == expected
+
+
+def test_a_prompt_beside_other_conversations_is_counted():
+    row = {'prompt': 'Other', 'chosen': [Q, A], 'rejected': [Q, B], '_where': 'x:1'}
+    _, report = preference_pairs([row, {**row, 'prompt': 'Q'}], TINY, 1000)
+    assert report['notes'] == {'column prompt is not used: the sides hold another conversation': [1, 'x:1']}
+
+
+def test_prompts_as_they_are_found():
+    countdown = {'nums': [1, 2], 'target': 3, 'prompt': [Q], 'data_source': 'countdown',
+                 'reward_model': {'ground_truth': {'numbers': [1, 2], 'target': 3}}}
+    (prompt,), _ = rl_prompts([{**countdown, '_where': 'x:1'}], TINY, 100)
+    assert TINY.decode(prompt['ids']) == ASKED and prompt['demonstration'] is None
+    row = {'question': 'Q', 'answer': 'A\n#### 4', 'target': 4, '_where': 'x:1'}
+    (prompt,), _ = rl_prompts([row], TINY, 100)
+    assert (prompt['truth'], prompt['demonstration']) == ('4', 'A\n#### 4')
+    row = {'problem': 'Q', 'solution': 'old', 'answer': '4', 'ground_truth': [], '_where': 'x:1',
+           'generations': ['wrong', 'right'], 'correctness_math_verify': [False, True]}
+    (prompt,), _ = rl_prompts([row], TINY, 100)
+    assert (prompt['truth'], prompt['demonstration']) == ('4', 'right')
+
+
+@pytest.mark.parametrize('row, kind, words', [
+    ({'prompt': 'Q', 'answer': '4'}, '', 'nothing says how to judge it: no dataset or data_source in the keys prompt, answer; --verifier'),
+    ({'prompt': 'Q', 'ground_truth': ' '}, 'math', 'no truth in the keys prompt, ground_truth: it can be in'),
+    ({'prompt': 'Q', 'answer': '4', 'dataset': 'nosuch'}, '', 'nosuch.*--verifier sets the kind')])
+def test_what_a_prompt_lacks_is_said(row, kind, words):
+    with pytest.raises(UserError, match='x:1: .*' + words):
+        rl_prompts([{**row, '_where': 'x:1'}], TINY, 100, kind)
+
+
+def test_what_is_strange_about_a_row_is_counted_only_if_it_is_kept():
+    rows = [{'messages': [S, {**Q, 'content': '<|end|>' * 50}, A], 'system': 'other', '_where': f'x:{n}'} for n in (1, 2)]
+    rows += [{'messages': [S, {**Q, 'content': '<|end|>'}, A], 'system': 'other', '_where': 'x:3'}]
+    _, report = sft_examples(rows, TINY, 40)
+    assert report['kept'] == 1 and report['spelled'] == ['x:3'] and list(report['notes'].values()) == [[1, 'x:3']]
+
+
+def test_columns_beside_a_document_are_counted():
+    _, report = sft_examples([{'text': 'ab', 'system': 'S', 'input': '', '_where': 'x:1'}], TINY, 100)
+    assert report['notes'] == {'column system is not used: a text is trained as it stands': [1, 'x:1']}
+
+
+def test_a_value_that_is_nested_too_deeply_costs_its_row_alone():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    assert sft({'messages': [Q, A], 'junk': deep}) == 'malformed (RecursionError)'

@@ -7,7 +7,6 @@ import math
 import os
 
 import data
-import numpy as np
 import pytest
 import test_data
 import torch
