@@ -37,6 +37,7 @@ def load_tokenizer(name, chat_template='', template_date=''):
     Raises UserError.
     """
     try:
+        # models that are made from scratch read and write bytes
         if name == 'tiny' or name.startswith('random:'):
             tokenizer = byte_tokenizer()
         else:
@@ -50,6 +51,7 @@ def load_tokenizer(name, chat_template='', template_date=''):
     except Exception as error:
         message = f'no tokenizer from {name!r} with --chat_template={chat_template!r}: {error}'
         raise UserError(' '.join(message.split())) from error
+    # Mistral's own package (mistral-common) gives another interface
     if not hasattr(tokenizer, 'backend_tokenizer'):
         raise UserError(f'no tokenizer from {name!r}: it has no tokenizer.json '
                         f'(a {type(tokenizer).__name__}); take a folder or repository that has one')
@@ -163,6 +165,7 @@ class Chat:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
+        # the tokenizer without transformers around it, which is faster
         self.core = tokenizer.backend_tokenizer
         # a call of the tokenizer may have left these on
         self.core.no_padding()
@@ -210,6 +213,7 @@ class Chat:
         """Copies of the messages as the template takes them, what spells a control token marked."""
         copies = []
         for message in messages:
+            # other keys of a message, like 'train', are not the template's
             role = message['role']
             content = self.protect(message['content'], role)
             thoughts = ''
@@ -228,22 +232,26 @@ class Chat:
         inside = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply'}
         apart = message_with('assistant', 'reply', 'reason')
         try:
-            texts = [self.call_template([asked, reply]) for reply in (inside, apart)]
+            with_inside = self.call_template([asked, inside])
+            with_apart = self.call_template([asked, apart])
         except Drop:
             return False
-        return 'reason' in texts[1] and texts[0].count('</think>') > texts[1].count('</think>')
+        # where the template did not see that these are thoughts, it wrote an empty block before them
+        return 'reason' in with_apart and with_inside.count('</think>') > with_apart.count('</think>')
 
     # control tokens
 
     @functools.cached_property
     def control(self):
         """Text of each control token -> its id."""
-        source = str(self.tokenizer.chat_template)
+        # what the template may write: in this conversation, or in one with tools
+        may_write = self.written + str(self.tokenizer.chat_template)
         control = {}
         for token_id, token in self.added.items():
             # words and white space that were added are no control: Gemma's newlines
             looks_like_a_mark = re.fullmatch(r'[^\w\s](.*[^\w\s])?', token.content, re.DOTALL)
-            if token.special or (looks_like_a_mark and token.content in source + self.written):
+            is_written = looks_like_a_mark and token.content in may_write
+            if token.special or is_written:
                 control[token.content] = token_id
         return control
 
@@ -277,9 +285,13 @@ class Chat:
     @functools.cached_property
     def reply_pattern(self):
         """The same for replies, in which the marks of thoughts and of tool calls are what they spell."""
-        marks_of_turns = [name for name, token_id in self.control.items()
-                          if self.added[token_id].special or name in self.written]
-        return one_of(name for name in marks_of_turns if name.strip() not in THINKING)
+        names = []
+        for name, token_id in self.control.items():
+            # a model that calls a tool says <tool_call> itself, as it says <think>
+            is_mark_of_turns = self.added[token_id].special or name in self.written
+            if is_mark_of_turns and name.strip() not in THINKING:
+                names.append(name)
+        return one_of(names)
 
     def protect(self, text, role='user'):
         """The text with what spells a control token between BEGIN and END.
@@ -293,6 +305,7 @@ class Chat:
         # the usual case
         if not pattern.search(text):
             return text
+        # a tokenizer for which it does not work would make control of it after all
         if not self.keeps_text:
             raise Drop(SPELLED)
         return pattern.sub(lambda found: BEGIN + found[0] + END, text)
@@ -306,6 +319,7 @@ class Chat:
             return set()
         asked = {'role': 'user', 'content': 'ask'}
         replied = {'role': 'assistant', 'content': 'reply'}
+        # what stands behind the reply
         _, found, after = self.call_template([asked, replied]).rpartition('reply')
         if not found or not after.strip():
             return set()
@@ -317,6 +331,7 @@ class Chat:
     def end_pattern(self):
         """Matches an end-of-turn token that is control, and not one that a text spells out."""
         ids = {self.tokenizer.eos_token_id} | self.turn_ends
+        # a text's own spelling has BEGIN before it
         names = one_of(self.added[i].content for i in ids if i in self.added)
         return re.compile(f'(?<!{BEGIN})(?:{names.pattern})')
 
@@ -333,6 +348,7 @@ class Chat:
 
     def find_format(self, has_system):
         """Format, from three rounds of short messages. None for a template that cannot be made out."""
+        # 1. the conversation, and the prompt of each of its replies
         messages = [{'role': 'system', 'content': 'rule'}] if has_system else []
         replies = []  # their places
         for i in range(3):
@@ -346,17 +362,18 @@ class Chat:
             last_prompt = prompts[-1]
             header = self.header_of(messages[:-1], last_prompt)
             thinking = self.render([*messages[:-1], thoughtful])
+        # the template knows no system message, or asks for what these messages lack
         except Drop:
             return None
 
-        # 1. what the template writes between the prompt and the words of each reply
+        # 2. what the template writes between the prompt and the words of each reply
         openings = []
         for i, prompt in enumerate(prompts):
             openings.append(text[len(prompt):text.find(f'reply {i}', len(prompt))])
-        # 2. the same around the thoughts of the last one
+        # 3. the same around the thoughts of the last one
         before, _, behind = thinking.removeprefix(last_prompt).partition('reason')
         behind = behind.partition('reply 2')[0]
-        # 3. whether earlier replies can be found by their header
+        # 4. whether earlier replies can be found by their header
         has_all_prompts = all(text.startswith(prompt) for prompt in prompts)
         is_stable = has_all_prompts and bool(header) and openings[0] == openings[1]
         return Format(header, openings[0], openings[2], before, behind, is_stable)
@@ -367,8 +384,10 @@ class Chat:
         '<|im_start|>assistant\\n' (ChatML). Mistral's template opens no reply: there it is '[/INST]', the
         end of the user's turn.
         """
+        # what the template adds where a reply is asked for
         without = self.call_template(messages)
         opening = prompt.removeprefix(without) if prompt.startswith(without) else ''
+        # or else what stands behind the last words
         return opening or prompt.rpartition(messages[-1]['content'])[2]
 
     # encoding
@@ -506,6 +525,7 @@ class Chat:
     def encode_protected_together(self, pieces):
         """The same for a text with marks, of whose tokens it is not known where they stand."""
         whole = self.encode_protected(''.join(pieces))
+        # such texts are rare, so that it may take time: every beginning is encoded anew
         ids = []
         n_before = 0
         for n in range(1, len(pieces) + 1):
@@ -544,6 +564,7 @@ class Chat:
             if is_control:
                 ids += [self.control[text] for text in texts]
                 continue
+            # the neighbours of a text are control
             (text,) = texts
             if i > 0 and self.flags(groups[i - 1][1][-1]).rstrip:
                 text = text.lstrip()
@@ -603,6 +624,7 @@ class Chat:
         # byte-level tokenizers and those with a token for every byte
         if self.is_lossless:
             return
+        # others are tried with every text
         for piece, piece_ids in zip(pieces, ids):
             if bare(self.decoded(piece_ids)) != bare(piece):
                 raise Drop('the tokenizer does not give the text back')
@@ -610,6 +632,7 @@ class Chat:
     @functools.cached_property
     def is_lossless(self):
         """Whether every text comes back when its ids are decoded: tried with letters of many scripts."""
+        # Latin, Greek, Cyrillic and what stands between; then other scripts, an emoji and control characters
         letters = ''.join(map(chr, range(32, 0x500)))
         page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
         (ids,) = self.ids_of([page])
@@ -637,6 +660,7 @@ def thoughts_and_words(content):
     """A reply -> its thoughts without their marks, and the words behind them; '' without thoughts."""
     for opening, closing in THINKING_MARKS.items():
         if closing in content:
+            # the opening mark may be missing: the prompt had it
             thoughts, _, words = content.partition(closing)
             return thoughts.replace(opening, '').strip(), words.lstrip()
     return '', content
@@ -645,6 +669,7 @@ def thoughts_and_words(content):
 def message_with(role, content, thoughts):
     """A message with its thoughts under the names by which templates look for them."""
     message = {'role': role, 'content': content}
+    # an empty field would make some templates write an empty block
     if thoughts:
         message.update(reasoning_content=thoughts, thinking=thoughts)
     return message
@@ -652,6 +677,7 @@ def message_with(role, content, thoughts):
 
 def one_of(names):
     """Pattern that matches any of the names, the longest that fits; nothing without a name."""
+    # '<|im_end|>|>' before '<|im_end|>'
     longest_first = sorted(names, key=len, reverse=True)
     return re.compile('|'.join(map(re.escape, longest_first)) or '(?!)')
 

@@ -90,22 +90,24 @@ def lay_out(chat, messages, trained):
     else:
         text, span = behind_prompt(chat, messages, last, text, prompt)
         earlier = {}
-    # 2. of the earlier replies those are trained that the row wants trained
+    # 2. of the earlier replies those are trained that the row wants trained and that were found
     spans = {**earlier, last: span}
     found = [i for i in trained if i in spans]
-    return Layout(text, pieces_of(text, spans, found), n_untrained=len(trained) - len(found))
+    pieces = pieces_of(text, spans, found)
+    return Layout(text, pieces, n_untrained=len(trained) - len(found))
 
 
 def lay_out_prompt(chat, messages):
     """The same for a prompt, in which nothing is trained: its pieces are those of a row that has it."""
     text = chat.render(messages, prompt=True)
-    return Layout(text, pieces_of(text, earlier_spans(chat, messages, text), []))
+    spans = earlier_spans(chat, messages, text)
+    return Layout(text, pieces_of(text, spans, trained=[]))
 
 
 def pieces_of(text, spans, trained):
     """The text cut at the borders of its replies. spans: {index of a message: Span}, in order."""
     pieces = []
-    place = 0
+    place = 0  # how far the text is cut
     for i, span in spans.items():
         pieces.append(Piece(text[place:span.begin], False))
         pieces.append(Piece(text[span.begin:span.end], i in trained))
@@ -165,7 +167,8 @@ def check_reply(chat, said, content, prompt):
         if said == bare(form.before_thoughts + thoughts + form.behind_thoughts + words):
             return
     # 4. without its beginning, which the prompt has written already
-    if said and want.endswith(said) and (bare(prompt) + said).endswith(want):
+    is_end = bool(said) and want.endswith(said)
+    if is_end and (bare(prompt) + said).endswith(want):
         return
     raise Drop(why_not(said, want, prompt))
 
@@ -225,7 +228,8 @@ def places_of(chat, messages, indices, text, prompt=False):
         if words.begin >= words.end:
             return None
         before, after = content[:words.begin], content[words.end:]
-        marked[i]['content'] = before + OPEN + content[words.begin:words.end] + CLOSE + after
+        between = OPEN + content[words.begin:words.end] + CLOSE
+        marked[i]['content'] = before + between + after
     # 2. cut the text at the marks: between, words, between, words, ..., between
     parts = re.split(f'[{OPEN}{CLOSE}]', chat.call_template(marked, prompt))
     is_whole = len(parts) == 2 * len(indices) + 1
@@ -243,8 +247,9 @@ def places_of(chat, messages, indices, text, prompt=False):
 
 def earlier_spans(chat, messages, text):
     """{index: Span} of the replies in a prompt that can be shown to be right. text: the rendered prompt."""
-    replies = []
+    replies = []  # their places
     for i, message in enumerate(messages):
+        # one without words cannot be marked
         if message['role'] == 'assistant' and message['content'].strip():
             replies.append(i)
     # a template that writes an earlier turn in another way than a prompt would train what is never asked
@@ -284,6 +289,7 @@ def behind_prompt(chat, messages, last, text, prompt):
     """
     # 1. where the turn before and the reply stand
     content = messages[last]['content']
+    # what to say if it fails
     reason = why_not('', bare(content), prompt)
     form = chat.format_of(messages)
     places = places_of(chat, messages, [last - 1, last], text)
@@ -307,6 +313,7 @@ def behind_prompt(chat, messages, last, text, prompt):
 
 def mask_of(pieces_ids, are_trained):
     """The ids of each piece, and whether it is trained -> ids (T,) int32, mask (T,) bool."""
+    # int32, because the tokens of all rows stay in memory
     ids = np.array(list(itertools.chain.from_iterable(pieces_ids)), np.int32)
     mask = np.repeat(are_trained, [len(piece_ids) for piece_ids in pieces_ids])
     return ids, mask
@@ -338,6 +345,7 @@ def new_report(n_rows):
 
 def count(counts, reason, where, n=1):
     """Counts a reason, with the place where it was met first."""
+    # {reason: [count, first place]}
     counts.setdefault(reason, [0, where])[0] += n
 
 
@@ -490,6 +498,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
             # all of a document is trained, and that it ends
             pieces = [bos, *pieces, eos]
             are_trained = [False, True, True]
+        # too long, or nothing of it trained
         try:
             ids, mask = fit(*mask_of(pieces, are_trained), max_length, overlong)
         except Drop as reason:
@@ -526,6 +535,7 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     pairs = []
     for where, (chosen_trained, rejected_trained), sides, notes in tokenised(rows, chat, report, read):
         chosen, rejected = sides
+        # a pair is as long as its longer side
         try:
             chosen = Side(*fit(*mask_of(chosen, chosen_trained), max_length, overlong))
             rejected = Side(*fit(*mask_of(rejected, rejected_trained), max_length, overlong))
@@ -555,7 +565,8 @@ def check_pair(pair):
         raise Drop('both sides are the same')
     # what both begin with must hold a question
     common_roles = []
-    for one, other in zip(contents(pair.chosen[:-1]), contents(pair.rejected[:-1])):
+    prompts = zip(contents(pair.chosen[:-1]), contents(pair.rejected[:-1]))
+    for one, other in prompts:
         if one != other:
             break
         common_roles.append(one['role'])
@@ -575,6 +586,7 @@ def pair_docs(chosen, rejected):
     differ = np.flatnonzero(chosen.ids[:n] != rejected.ids[:n])
     if len(differ):
         n = differ[0]
+    # scored together, so that the prompt is computed once for both
     prompt = chosen.ids[:n]
     chosen_rest = Side(chosen.ids[n:], chosen.mask[n:])
     rejected_rest = Side(rejected.ids[n:], rejected.mask[n:])
@@ -629,12 +641,14 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
 def judged(row, asked, kind, languages):
     """The kind of verifier and the truth, as verify() will get them. UserError: with the row's place."""
     keys = ', '.join(name for name in row if name != '_where')
+    # 1. what is missing is said in words of its own
     if not kind and not asked.dataset:
         raise UserError(f'{row["_where"]}: nothing says how to judge it: no dataset or data_source in the '
                         f'keys {keys}; --verifier sets the kind')
     if asked.truth is None:
         raise UserError(f'{row["_where"]}: no truth in the keys {keys}: it can be in ground_truth, '
                         'reward_model, answer or solution')
+    # 2. what verify() will get is what is checked
     try:
         kind = kind or verify.kind_of(asked.dataset)
         truth = asked.truth
@@ -664,6 +678,7 @@ def show_mask(example, tokenizer):
     """The decoded row, trained stretches in [[ ]]."""
     # the first part is not trained, the second is, and so on
     borders = np.flatnonzero(np.diff(example['mask'], prepend=False))
+    # special tokens are shown: they are what a mask is mostly about
     shown = ''
     for i, ids in enumerate(np.split(example['ids'], borders)):
         text = tokenizer.decode(ids)
@@ -733,6 +748,7 @@ def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
 
 
 NO_PARENT = -1  # of a segment that follows nothing
+NOTHING = ([0, 0], [False, False])  # a document of two tokens, none of them scored
 
 
 class Segment(NamedTuple):
@@ -755,7 +771,7 @@ def collate(docs):
     # 1. what stands after what
     segments = []
     place_of_prompt = {}  # id() of a prompt's list -> its segment
-    for number, (ids, mask, *prompts) in enumerate(docs or [([0, 0], [False, False])]):
+    for number, (ids, mask, *prompts) in enumerate(docs or [NOTHING]):
         if not prompts:
             # nothing predicts a document's first token
             segments.append(Segment(ids, [False, *mask[1:]], NO_PARENT, number))
@@ -774,8 +790,9 @@ def collate(docs):
     # 3. whose tokens they are
     numbers = torch.tensor([segment.number for segment in segments])
     number_of_token = numbers.repeat_interleave(torch.tensor(lengths))  # (T,)
+    parents = [segment.parent for segment in segments]
     return {
-        'ids': ids.long(), 'lengths': lengths, 'parents': [segment.parent for segment in segments],
+        'ids': ids.long(), 'lengths': lengths, 'parents': parents,
         'index': mask.nonzero()[:, 0], 'doc': number_of_token[mask]}
 
 

@@ -429,6 +429,7 @@ def is_blank(value):
 
 def only_item(value):
     """The item of a list of one; anything else as it is."""
+    # open-instruct's ground_truth is a list of one
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value
@@ -602,9 +603,11 @@ def content_of(content):
         content = parts
     if not isinstance(content, list):
         raise Drop(NO_TEXT)
+    # each part is words or thoughts
     text = ''
     thoughts = ''
     for part in content:
+        # a list of one text
         if isinstance(part, str) and len(content) == 1:
             return part
         if not isinstance(part, dict):
@@ -702,6 +705,7 @@ def with_columns(row, messages, column):
     column: the name of the column that the messages are from. A list of messages says everything
     itself: input, context and history beside it are refused, by their name.
     """
+    # what the row adds
     beside = [name for name in ADDED if name != column and not is_blank(row.get(name))]
     if not is_empty(row.get('history')):
         beside.append('history')
@@ -776,6 +780,7 @@ def example_of_messages(row, column):
     history beside the messages.
     """
     value = row[column]
+    # a plain text is no conversation
     if isinstance(value, str):
         value = stored_messages(value)
         if value is None:
@@ -803,6 +808,7 @@ def example_of_pair(row, asked, replied):
 
 def example_of_text(row, column):
     """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is used."""
+    # messages would be rendered, a document is not
     if not isinstance(row[column], str):
         raise Drop(f'column {column} is no text')
     beside = [name for name in ('system', 'system_prompt', 'history', *ADDED) if not is_blank(row.get(name))]
@@ -825,6 +831,7 @@ def example_of(row):
     names = names_of(row)
     row = plain_row(row)
     check_columns(row)
+    # the first shape that fits
     for columns, adapter in SHAPES:
         if all(holds_something(row, name) for name in columns):
             return adapter(row, *columns)
@@ -891,6 +898,7 @@ def pair_of(row):
         if column != 'prompt' and asked[-1]['role'] == 'assistant':
             asked = asked[:-1]
     chosen, rejected = (side_of(row, side, asked, column) for side in sides)
+    # the report should say what of the row is not used
     notes = unused_columns(row, chosen)
     # a side that is a whole conversation counts more than the prompt's column
     everything = '\n'.join(message['content'] for message in chosen)
@@ -927,6 +935,7 @@ def side_of(row, side, asked, column):
     # 2. the side is the whole conversation, and the prompt's column may say it once more
     # (UltraFeedback, TULU 3); a system message may stand only there
     *prompt, reply = messages or [{'role': '', 'content': ''}]
+    # a row whose side is empty is dropped later, with its reason
     roles = [message['role'] for message in prompt]
     if 'system' not in roles:
         prompt = [message for message in asked if message['role'] == 'system'] + prompt
