@@ -1,8 +1,8 @@
 """A tokenizer and its chat template: load, render conversations, encode what is rendered.
 
-A chat template is a program in Jinja that writes a conversation as one text, with control tokens around
-the contents. `Chat` calls it, finds out how it writes a reply, and turns its texts into token ids. What a
-content spells out is never control.
+A chat template is a program in Jinja that writes a conversation as one text, with control tokens
+around the contents. `Chat` calls it, finds out how it writes a reply, and turns its texts into
+token ids. What a content spells out is never control.
 """
 import bisect
 import datetime
@@ -31,10 +31,9 @@ FIXED_DATE = '2024-07-26'  # the day that Llama 3's template has for want of a d
 def load_tokenizer(name, chat_template='', template_date=''):
     """The tokenizer of a hub id or folder; byte_tokenizer for 'tiny' and 'random:...'.
 
-    chat_template: a file with a Jinja template that replaces the tokenizer's own.
-    template_date: the day (YYYY-MM-DD) that a template is told which asks for today's. Token ids, and
-    so a resumed run, must not depend on the day. It is saved with the tokenizer.
-    Raises UserError.
+    chat_template: a file with a Jinja template that replaces the tokenizer's own. template_date:
+    the day (YYYY-MM-DD) that a template is told which asks for today's. Token ids, and so a resumed
+    run, must not depend on the day. It is saved with the tokenizer. Raises UserError.
     """
     try:
         # models that are made from scratch read and write bytes
@@ -49,7 +48,8 @@ def load_tokenizer(name, chat_template='', template_date=''):
             datetime.date.fromisoformat(template_date)
     # hub, network, file and format errors have no common class
     except Exception as error:
-        message = f'no tokenizer from {name!r} with --chat_template={chat_template!r}: {error}'
+        message = (f'no tokenizer from {name!r} with --chat_template={chat_template!r} '
+                   f'--template_date={template_date!r}: {error}')
         raise UserError(' '.join(message.split())) from error
     # Mistral's own package (mistral-common) gives another interface
     if not hasattr(tokenizer, 'backend_tokenizer'):
@@ -64,7 +64,9 @@ def load_tokenizer(name, chat_template='', template_date=''):
 
 
 def byte_tokenizer():
-    """A token for every byte and six special ones, made in memory: 262 tokens, any text round-trips."""
+    """A token for every byte and six special ones, made in memory: 262 tokens, any text
+    round-trips.
+    """
     # bytes are written as printable letters, one for each of the 256
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
@@ -111,7 +113,8 @@ def stop_ids(tokenizer, model=''):
 
 @functools.lru_cache(8)
 def special_ids(tokenizer):
-    """Ids of the special tokens that mark a model's thinking, and ids of all other special tokens."""
+    """Ids of the special tokens that mark a model's thinking, and ids of all other special tokens.
+    """
     thinking, others = set(), set()
     for token_id, token in tokenizer.added_tokens_decoder.items():
         if token.special and token.content.strip() in THINKING:
@@ -136,7 +139,7 @@ def completion_text(tokenizer, ids):
 # --- chat template ------------------------------------------------------------
 # Noncharacters of Unicode mark places in a text; `protect` refuses a text that holds one.
 BEGIN, END = '\ufdd0', '\ufdd1'  # around what spells a control token and is text
-OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around the words of a reply, to find it in the rendered conversation
+OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around the words of a reply, to find it in a conversation
 LEAD = '\ufdd4'  # a control token of our own, to stand before a text
 NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd4]')  # our marks, and halves of surrogate pairs
 THINKING = frozenset(THINKING_MARKS) | frozenset(THINKING_MARKS.values())
@@ -153,14 +156,15 @@ class Format:
     last_opening: str  # and of the last one: '<think>\n\n</think>\n\n' (Qwen3), a channel (gpt-oss)
     before_thoughts: str  # what the template puts before the thoughts of a last reply
     behind_thoughts: str  # and between them and the words
-    is_stable: bool  # a conversation begins with the prompt of each reply, and earlier ones are alike
+    is_stable: bool  # a conversation begins with each reply's prompt, and earlier ones are alike
 
 
 class Chat:
     """A tokenizer and its chat template: renders conversations and encodes texts.
 
-    What a text spells out is never control: `render` marks it, and `encode` takes it as text. Control
-    is what the tokenizer flags as special, and what the chat template writes between the contents.
+    What a text spells out is never control: `render` marks it, and `encode` takes it as text.
+    Control is what the tokenizer flags as special, and what the chat template writes between the
+    contents.
     """
 
     def __init__(self, tokenizer):
@@ -181,15 +185,21 @@ class Chat:
 
     @functools.cached_property
     def template(self):
-        """The compiled chat template. transformers compiles and keeps it; it is called here without the
-        checks of apply_chat_template, which take longer than the rendering itself."""
+        """The compiled chat template.
+
+        transformers compiles and keeps it. It is called here without the checks of
+        apply_chat_template, which take longer than the rendering itself.
+        """
         # base models often have none
         if not self.tokenizer.chat_template:
-            raise UserError('the tokenizer has no chat template: name a Jinja file with --chat_template=FILE')
+            raise UserError('the tokenizer has no chat template: name a Jinja file with '
+                            '--chat_template=FILE')
         return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
 
     def call_template(self, messages, prompt=False):
-        """The text that the template makes of messages whose contents are taken as they are. Raises Drop."""
+        """The text that the template makes of messages whose contents are taken as they are. Raises
+        Drop.
+        """
         try:
             # a template that asks for today's date calls this function
             self.template.globals['strftime_now'] = self.day.strftime
@@ -203,9 +213,11 @@ class Chat:
             raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
 
     def render(self, messages, prompt=False):
-        """The conversation as the template writes it, what spells a control token between BEGIN and END.
+        """The conversation as the template writes it, with BEGIN and END around what a content
+        spells of control.
 
-        prompt: with what opens the assistant's turn at the end. Raises Drop where the template refuses.
+        prompt: with what opens the assistant's turn at the end. Raises Drop where the template
+        refuses.
         """
         return self.call_template(self.protected(messages), prompt)
 
@@ -236,8 +248,11 @@ class Chat:
             with_apart = self.call_template([asked, apart])
         except Drop:
             return False
-        # where the template did not see that these are thoughts, it wrote an empty block before them
-        return 'reason' in with_apart and with_inside.count('</think>') > with_apart.count('</think>')
+        # where the template did not see that these are thoughts, it wrote an empty block before
+        # them
+        if 'reason' not in with_apart:
+            return False
+        return with_inside.count('</think>') > with_apart.count('</think>')
 
     # control tokens
 
@@ -284,7 +299,9 @@ class Chat:
 
     @functools.cached_property
     def reply_pattern(self):
-        """The same for replies, in which the marks of thoughts and of tool calls are what they spell."""
+        """The same for replies, in which the marks of thoughts and of tool calls are what they
+        spell.
+        """
         names = []
         for name, token_id in self.control.items():
             # a model that calls a tool says <tool_call> itself, as it says <think>
@@ -294,10 +311,11 @@ class Chat:
         return one_of(names)
 
     def protect(self, text, role='user'):
-        """The text with what spells a control token between BEGIN and END.
+        """The text with BEGIN and END around every control token that it spells out.
 
-        Else a user's '<|im_end|>' would be control and end the turn. Raises Drop if this tokenizer cannot
-        encode it as text, and for a text that is not valid Unicode: JSON can spell half a surrogate pair.
+        Else a user's '<|im_end|>' would be control and end the turn. Raises Drop if this tokenizer
+        cannot encode it as text, and for a text that is not valid Unicode: JSON can spell half a
+        surrogate pair.
         """
         if NOT_UNICODE.search(text):
             raise Drop('not valid unicode')
@@ -338,7 +356,9 @@ class Chat:
     # what is found out about the template
 
     def format_of(self, messages):
-        """The Format of the template for conversations with or without a system message; None if unclear."""
+        """The Format of the template for conversations with or without a system message; None if
+        unclear.
+        """
         return self.formats[messages[0]['role'] == 'system']
 
     @functools.cached_property
@@ -347,7 +367,8 @@ class Chat:
         return {has_system: self.find_format(has_system) for has_system in (False, True)}
 
     def find_format(self, has_system):
-        """Format, from three rounds of short messages. None for a template that cannot be made out."""
+        """Format, from three rounds of short messages. None for a template that cannot be made out.
+        """
         # 1. the conversation, and the prompt of each of its replies
         messages = [{'role': 'system', 'content': 'rule'}] if has_system else []
         replies = []  # their places
@@ -379,10 +400,11 @@ class Chat:
         return Format(header, openings[0], openings[2], before, behind, is_stable)
 
     def header_of(self, messages, prompt):
-        """What stands right before a reply to these messages. prompt: rendered, with what opens the reply.
+        """What stands right before a reply to these messages. prompt: rendered, with what opens the
+        reply.
 
-        '<|im_start|>assistant\\n' (ChatML). Mistral's template opens no reply: there it is '[/INST]', the
-        end of the user's turn.
+        '<|im_start|>assistant\\n' (ChatML). Mistral's template opens no reply: there it is
+        '[/INST]', the end of the user's turn.
         """
         # what the template adds where a reply is asked for
         without = self.call_template(messages)
@@ -394,11 +416,12 @@ class Chat:
 
     @functools.cached_property
     def lead(self):
-        """A control token to put before a piece of text, whose id is taken off again; '' if there is none.
+        """A control token to put before a piece of text, whose id is taken off again; '' if there
+        is none.
 
-        Some tokenizers put a blank before the first word of a text: Mistral's give 'Hi' the id of ' Hi'.
-        Behind a control token a piece is encoded as it is in the midst of a text. Where pieces are the
-        same anywhere, none is needed.
+        Some tokenizers put a blank before the first word of a text: Mistral's give 'Hi' the id of '
+        Hi'. Behind a control token a piece is encoded as it is in the midst of a text. Where pieces
+        are the same anywhere, none is needed.
         """
         if self.is_piecewise:
             return ''
@@ -441,13 +464,46 @@ class Chat:
     def encode(self, conversations):
         """The ids of conversations that are cut into pieces.
 
-        conversations: [[piece, ...], ...], texts that follow each other, as `render` marks them.
+        conversations: [[piece, ...], ...], texts that follow each other, as `render` writes them.
         -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded so.
+        Each goes one of three ways:
+            its pieces on their own, those of all conversations in one call, as that is fast
+            its pieces on their own, with care, if it spells out a control token
+            whole, and then cut, if this tokenizer encodes a piece by what stands before it
         """
-        # 1. what a token takes of the white space behind it has no token of its own
+        # what a token takes of the white space behind it has no token of its own
         if self.space_takers:
             conversations = [self.without_taken_space(pieces) for pieces in conversations]
-        # 2. all pieces in one call, as that is fast
+        plain = [pieces for pieces in conversations if self.way_of(pieces) is None]
+        ids_of_plain = iter(self.encode_plain(plain))
+        encoded = []
+        for pieces in conversations:
+            way = self.way_of(pieces)
+            try:
+                ids = next(ids_of_plain) if way is None else way(pieces)
+                self.check_text(pieces, ids)
+            except Drop as reason:
+                ids = reason
+            encoded.append(ids)
+        return encoded
+
+    def way_of(self, pieces):
+        """The method that encodes the pieces; None for the fast way of `encode_plain`."""
+        if not self.can_be_cut(pieces):
+            return self.encode_together
+        if any(BEGIN in piece for piece in pieces):
+            return self.encode_pieces
+        return None
+
+    def can_be_cut(self, pieces):
+        """Whether the pieces have the same ids on their own as where they stand."""
+        if self.is_piecewise:
+            return True
+        # behind a control token, which `lead` is as well
+        return bool(self.lead) and all(self.ends_in_control(piece) for piece in pieces[:-1])
+
+    def encode_plain(self, conversations):
+        """The ids of each piece of each conversation, all in one call."""
         texts = []
         for pieces in conversations:
             texts.append(pieces[0])
@@ -456,20 +512,16 @@ class Chat:
         encoded = []
         for pieces in conversations:
             ids = [next(all_ids) for _ in pieces]
+            # without the lead
             if self.lead:
                 ids[1:] = [piece_ids[1:] for piece_ids in ids[1:]]
-            # 3. again, with care, where it has to be
-            try:
-                if not self.is_piecewise and not (self.lead and self.stand_behind_control(pieces)):
-                    ids = self.encode_together(pieces)
-                elif any(BEGIN in piece for piece in pieces):
-                    ids = [self.encode_protected(pieces[0], is_first=True)]
-                    ids += [self.encode_protected(piece, is_first=False) for piece in pieces[1:]]
-                self.check_text(pieces, ids)
-            except Drop as reason:
-                ids = reason
             encoded.append(ids)
         return encoded
+
+    def encode_pieces(self, pieces):
+        """The ids of each piece of a conversation that spells out a control token."""
+        first = self.encode_protected(pieces[0], is_first=True)
+        return [first, *(self.encode_protected(piece, is_first=False) for piece in pieces[1:])]
 
     def without_taken_space(self, pieces):
         """The pieces without white space that the token before them takes."""
@@ -477,10 +529,6 @@ class Chat:
         for before, piece in zip(pieces, pieces[1:]):
             stripped.append(piece.lstrip() if self.takes_space(before) else piece)
         return stripped
-
-    def stand_behind_control(self, pieces):
-        """Whether every piece but the first stands behind a control token."""
-        return all(self.ends_in_control(piece) for piece in pieces[:-1])
 
     def ends_in_control(self, piece):
         """Whether the last token of a piece is control."""
@@ -496,7 +544,8 @@ class Chat:
         return piece.rstrip().endswith(self.space_takers)
 
     def encode_together(self, pieces):
-        """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two pieces.
+        """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two
+        pieces.
 
         For tokenizers that encode a piece differently by what stands before it.
         """
@@ -538,7 +587,8 @@ class Chat:
         return ids
 
     def encode_protected(self, marked, is_first=True):
-        """The ids of a piece in which some text is marked: that is text. Control elsewhere is control.
+        """The ids of a piece in which some text is marked: that is text. Control elsewhere is
+        control.
 
         is_first: no other text stands before it.
         """
@@ -607,7 +657,9 @@ class Chat:
 
     @functools.cached_property
     def keeps_text(self):
-        """Whether encode_protected is right for this tokenizer: tried with all control tokens on one page."""
+        """Whether encode_protected is right for this tokenizer: tried with all control tokens on
+        one page.
+        """
         page = ' a b\n'.join(['', *self.control, ''])
         # 1. what is marked is text, all of it
         spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
@@ -620,7 +672,9 @@ class Chat:
         return self.encode_protected(page) == self.ids_of([page])[0]
 
     def check_text(self, pieces, ids):
-        """Raises Drop where decoding does not give the text back (a tokenizer that lacks a character)."""
+        """Raises Drop where decoding does not give the text back (a tokenizer that lacks a
+        character).
+        """
         # byte-level tokenizers and those with a token for every byte
         if self.is_lossless:
             return
@@ -631,8 +685,11 @@ class Chat:
 
     @functools.cached_property
     def is_lossless(self):
-        """Whether every text comes back when its ids are decoded: tried with letters of many scripts."""
-        # Latin, Greek, Cyrillic and what stands between; then other scripts, an emoji and control characters
+        """Whether every text comes back when its ids are decoded: tried with letters of many
+        scripts.
+        """
+        # Latin, Greek, Cyrillic and what stands between; then other scripts, an emoji and control
+        # characters
         letters = ''.join(map(chr, range(32, 0x500)))
         page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
         (ids,) = self.ids_of([page])
@@ -644,7 +701,8 @@ def core_without(tokenizer, names):
     """The tokenizer without these added tokens. It is kept, because making one takes seconds."""
     # tokenizers have no way to forget a token: the file that describes one is changed
     written = json.loads(tokenizer.backend_tokenizer.to_str())
-    written['added_tokens'] = [token for token in written['added_tokens'] if token['content'] not in names]
+    written['added_tokens'] = [
+        token for token in written['added_tokens'] if token['content'] not in names]
     written['post_processor'] = None
     core = Tokenizer.from_str(json.dumps(written))
     core.add_special_tokens([LEAD])
@@ -657,7 +715,8 @@ def render(tokenizer, messages, prompt=False):
 
 
 def thoughts_and_words(content):
-    """A reply -> its thoughts without their marks, and the words behind them; '' without thoughts."""
+    """A reply -> its thoughts without their marks, and the words behind them; '' without thoughts.
+    """
     for opening, closing in THINKING_MARKS.items():
         if closing in content:
             # the opening mark may be missing: the prompt had it

@@ -4,15 +4,15 @@ How a row becomes a training example (sft_examples):
 
     1. rows.py reads the row's columns into messages.
     2. `Chat.render` writes the conversation with the tokenizer's chat template.
-    3. `lay_out` finds each reply in that text. A reply begins where the prompt ends that a rollout would
-       go on from, and ends with the end-of-turn token. It must say what the message says.
-    4. The text is cut at these borders into pieces, and `Chat.encode` tokenises every piece on its own
-       (or drops the row where a tokenizer cannot). So the tokens of prompt and reply never merge, and a
-       prompt of rl_prompts has the same ids.
+    3. `lay_out` finds each reply in that text. A reply begins right after the prompt that a rollout
+       would be given, and ends with the end-of-turn token. It must say what the message says.
+    4. The text is cut at these borders into pieces, and `Chat.encode` tokenises every piece on its
+       own (with a few tokenizers whole, and then cut, or the row is dropped). So the tokens of
+       prompt and reply never merge, and a prompt of rl_prompts has the same ids.
     5. `mask_of` marks the tokens of the replies: these are trained.
 
-A row for which a step cannot be shown to be right is dropped, and counted with the reason. Nothing is
-masked by token id, because the pad token may be the end-of-turn token.
+A row for which a step cannot be shown to be right is dropped, and counted with the reason. Nothing
+is masked by token id, because the pad token may be the end-of-turn token.
 """
 import bisect
 import functools
@@ -29,7 +29,8 @@ from tqdm import tqdm
 import verify
 from chat import BEGIN, CLOSE, OPEN, Chat, bare, thoughts_and_words
 # for those who import data.py: what they need of a tokenizer
-from chat import SPECIALS, TEMPLATE, byte_tokenizer, completion_text, load_tokenizer, render, stop_ids  # noqa: F401
+from chat import SPECIALS, TEMPLATE, byte_tokenizer, render  # noqa: F401
+from chat import completion_text, load_tokenizer, stop_ids  # noqa: F401
 from configurator import RANK, UserError
 from rewards.answers import THINKING_MARKS
 from rewards.sandbox import read_languages, with_language
@@ -37,18 +38,20 @@ from rows import Drop, example_of, pair_of, prompt_of
 
 # --- what is trained ----------------------------------------------------------
 # why a row is dropped, with what to do about it
-NO_END = 'no end-of-turn token after the reply in the chat template'
-REWRITES = 'the chat template rewrites the content of the reply'
+NO_END = ('the chat template writes no end-of-turn token after the reply: take another one, '
+          '--chat_template=FILE')
+REWRITES = ('the chat template rewrites the content of the reply: take another one, '
+            '--chat_template=FILE')
 THOUGHTS_NEEDED = (
-    'the chat template opens thoughts in the prompt and the reply has none: take rows with thoughts '
-    '(<think>...</think> or reasoning_content), or a training template, --chat_template=FILE '
-    '(config/ has qwen3_training.jinja, r1_training.jinja)')
-THOUGHTS_LOST = (
-    'the chat template leaves out the thoughts of the reply: take a training template that keeps them, '
+    'the chat template opens thoughts in the prompt and the reply has none: take rows with '
+    'thoughts (<think>...</think> or reasoning_content), or a training template, '
     '--chat_template=FILE (config/ has qwen3_training.jinja, r1_training.jinja)')
+THOUGHTS_LOST = (
+    'the chat template leaves out the thoughts of the reply: take a training template that keeps '
+    'them, --chat_template=FILE (config/ has qwen3_training.jinja, r1_training.jinja)')
 # what the report notes of rows that are kept
-NOT_TRAINED = ('assistant turns are not trained: the chat template cuts their thoughts, or writes them in '
-               'another way than a prompt')
+NOT_TRAINED = ('assistant turns are not trained: the chat template cuts their thoughts, or writes '
+               'them in another way than a prompt')
 NO_SYSTEM = 'system messages are not rendered by the chat template'
 SPELLED_OUT = 'spell out special tokens, taken as text'
 
@@ -69,15 +72,16 @@ class Piece(NamedTuple):
 class Layout:
     """A conversation, cut into pieces."""
     text: str  # as Chat.render marks it
-    pieces: list  # Pieces: what is before a reply, the reply, what is before the next, ..., the rest
+    pieces: list  # Pieces: before a reply, the reply, before the next reply, ..., the rest
     n_untrained: int = 0  # replies that the row wants trained and that are not
 
 
 def lay_out(chat, messages, trained):
     """Where the replies stand in the rendered conversation -> Layout. Raises Drop.
 
-    trained: indices of the assistant turns to train. The last of them must be shown to be right. Earlier
-    ones that are not are left out: many templates cut the thoughts from them.
+    trained: indices of the assistant turns to train. The last of them must be shown to be right.
+    Earlier ones that are not stay in the text and are not trained: many templates cut the thoughts
+    from them.
     """
     last = trained[-1]
     text = chat.render(messages)
@@ -98,7 +102,9 @@ def lay_out(chat, messages, trained):
 
 
 def lay_out_prompt(chat, messages):
-    """The same for a prompt, in which nothing is trained: its pieces are those of a row that has it."""
+    """The same for a prompt, in which nothing is trained: its pieces are those of a row that has
+    it.
+    """
     text = chat.render(messages, prompt=True)
     spans = earlier_spans(chat, messages, text)
     return Layout(text, pieces_of(text, spans, trained=[]))
@@ -145,8 +151,8 @@ def end_of(chat, found, text):
 def check_reply(chat, said, content, prompt):
     """Raises Drop if a reply does not say what its message says.
 
-    said: what stands in the conversation between prompt and end of turn. It may differ in white space,
-    and in these ways:
+    said: what stands in the conversation between prompt and end of turn. It may differ in white
+    space, and in these ways:
         the template puts an empty think block or a channel before it, which the model has to say
         the template completes thoughts whose opening mark is missing
         the prompt has opened the thoughts already
@@ -161,6 +167,7 @@ def check_reply(chat, said, content, prompt):
         if said in (block + want, bare(usable_opening(chat)) + want):
             return
     # 3. thoughts and words in the places that the template has for them
+    # a system message does not change how a reply is written
     form = chat.formats[False]
     if form is not None and has_thoughts(want):
         thoughts, words = thoughts_and_words(content)
@@ -217,8 +224,8 @@ def words_of(content):
 def places_of(chat, messages, indices, text, prompt=False):
     """Span in the text of the words of each of these messages; None if it is unclear.
 
-    The conversation is rendered once more, with marks around the words. Without its marks it must be
-    the same text: a template that looks at the words could write another.
+    The conversation is rendered once more, with marks around the words. Without its marks it must
+    be the same text: a template that looks at the words could write another.
     """
     # 1. put the marks
     marked = chat.protected(messages)
@@ -246,13 +253,16 @@ def places_of(chat, messages, indices, text, prompt=False):
 
 
 def earlier_spans(chat, messages, text):
-    """{index: Span} of the replies in a prompt that can be shown to be right. text: the rendered prompt."""
+    """{index: Span} of the replies in a prompt that can be shown to be right. text: the rendered
+    prompt.
+    """
     replies = []  # their places
     for i, message in enumerate(messages):
         # one without words cannot be marked
         if message['role'] == 'assistant' and message['content'].strip():
             replies.append(i)
-    # a template that writes an earlier turn in another way than a prompt would train what is never asked
+    # a template that writes an earlier turn in another way than a prompt would train what is never
+    # asked
     form = chat.format_of(messages) if replies else None
     if form is None or not form.is_stable:
         return {}
@@ -282,10 +292,12 @@ def earlier_spans(chat, messages, text):
 
 
 def behind_prompt(chat, messages, last, text, prompt):
-    """The prompt, and behind it the last reply as the template writes it -> text, Span. Raises Drop.
+    """The prompt, and behind it the last reply as the template writes it -> text, Span. Raises
+    Drop.
 
-    For templates whose conversation does not begin with the prompt. Mistral's puts the system message
-    into the last user turn of a prompt, and leaves it out of a conversation that ends with a reply.
+    For templates whose conversation does not begin with the prompt. Mistral's puts the system
+    message into the last user turn of a prompt, and leaves it out of a conversation that ends with
+    a reply.
     """
     # 1. where the turn before and the reply stand
     content = messages[last]['content']
@@ -339,7 +351,9 @@ MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 
 
 def new_report(n_rows):
-    """Counts for the console: {reason: [count, first place]} of what is dropped and of what is noted."""
+    """Counts for the console: {reason: [count, first place]} of what is dropped and of what is
+    noted.
+    """
     return {'rows': n_rows, 'kept': 0, 'dropped': {}, 'notes': {}, 'spelled': []}
 
 
@@ -350,22 +364,22 @@ def count(counts, reason, where, n=1):
 
 
 def tokenised(rows, chat, report, read):
-    """Yields (where, info, ids, notes) of each row that can be used.
+    """Yields (where, extra, ids, notes) of each row that can be used.
 
-    read(row) -> info, conversations, notes. A conversation is a list of pieces, texts that follow each
-    other; a row has one, a pair two. ids has the same form, with a list of ids for each piece. A row for
-    which read raises Drop is counted in the report. What a row holds may be of any type, so other
-    errors are caught as well.
+    read(row) -> extra, conversations, notes; what extra is, the caller knows. A conversation is a
+    list of pieces, texts that follow each other; a row has one, a pair two. ids has the same form,
+    with a list of ids for each piece. A row for which read raises Drop is counted in the report.
+    What a row holds may be of any type, so other errors are caught as well.
     """
     begins = range(0, len(rows), BATCH)
     for begin in tqdm(begins, 'tokenise', delay=3, disable=RANK > 0 or None):
         # 1. what the rows hold, as texts
-        readable = []  # (where, info, number of its conversations, notes) of each row
+        readable = []  # (where, extra, number of its conversations, notes) of each row
         conversations = []
         for row in rows[begin:begin + BATCH]:
             where = row['_where']
             try:
-                info, row_conversations, notes = read(row)
+                extra, row_conversations, notes = read(row)
             # shown not to be right
             except Drop as reason:
                 count(report['dropped'], str(reason), where)
@@ -374,13 +388,13 @@ def tokenised(rows, chat, report, read):
             except MALFORMED as error:
                 count(report['dropped'], f'malformed ({type(error).__name__})', where)
                 continue
-            readable.append((where, info, len(row_conversations), notes))
+            readable.append((where, extra, len(row_conversations), notes))
             conversations += row_conversations
 
         # 2. all of them at once: the tokenizer uses every core
         encoded = iter(zip(conversations, chat.encode(conversations)))
         # 3. to each row its own
-        for where, info, n, notes in readable:
+        for where, extra, n, notes in readable:
             own, ids = zip(*(next(encoded) for _ in range(n)))
             reasons = [reason for reason in ids if isinstance(reason, Drop)]
             if reasons:
@@ -388,7 +402,7 @@ def tokenised(rows, chat, report, read):
                 continue
             if any(BEGIN in piece for pieces in own for piece in pieces):
                 notes = [*notes, (SPELLED_OUT, 1)]
-            yield where, info, ids, notes
+            yield where, extra, ids, notes
 
 
 def keep(report, where, notes):
@@ -439,7 +453,7 @@ def trained_turns(messages, first):
     for i, message in enumerate(messages):
         # an empty reply has nothing to train but its end
         is_reply = message['role'] == 'assistant' and bool(message['content'].strip())
-        # a conversation that begins with a reply has no prompt for it
+        # nothing stands before a first message, so that no rollout would write it
         if is_reply and message.get('train', True) and i >= max(first, 1):
             found.append(i)
     if not found:
@@ -469,8 +483,9 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     """Rows of any shape -> [{'ids': int32 (T,), 'mask': bool (T,), 'where': place}], report.
 
     mask is True for what is trained: assistant turns from the end of their prompt through their
-    end-of-turn token; of a document all tokens and an EOS. Rows over max_length tokens are dropped, or
-    with overlong='cut' cut; no end is invented then. UserError: no row is left, unless required is False.
+    end-of-turn token; of a document all tokens and an EOS. Rows over max_length tokens are dropped,
+    or with overlong='cut' cut; no end is invented then. UserError: no row is left, unless required
+    is False.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
@@ -481,7 +496,8 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     eos = [tokenizer.eos_token_id]
 
     def read(row):
-        """Which pieces are trained (None: a document), the pieces' texts, and notes for the report."""
+        """Which pieces are trained (None: a document), the pieces' texts, and notes for the report.
+        """
         example = example_of(row)
         if example.document is not None:
             notes = [(note, 1) for note in example.notes]
@@ -493,14 +509,14 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
         return are_trained, [texts], notes
 
     examples = []
-    for where, are_trained, (pieces,), notes in tokenised(rows, chat, report, read):
+    for where, are_trained, (piece_ids,), notes in tokenised(rows, chat, report, read):
         if are_trained is None:
             # all of a document is trained, and that it ends
-            pieces = [bos, *pieces, eos]
+            piece_ids = [bos, *piece_ids, eos]
             are_trained = [False, True, True]
         # too long, or nothing of it trained
         try:
-            ids, mask = fit(*mask_of(pieces, are_trained), max_length, overlong)
+            ids, mask = fit(*mask_of(piece_ids, are_trained), max_length, overlong)
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
@@ -513,9 +529,9 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
     """Rows with a chosen and a rejected side -> pairs, report.
 
     A pair: 'docs', for chosen and rejected what collate takes, (ids, mask, prompt ids), where the
-    prompt is the longest common beginning and mask is True for the final turn; 'ids' and 'mask' (T,):
-    prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and one side; a longer
-    pair is dropped or, with overlong='cut', cut. UserError: no pair is left.
+    prompt is the longest common beginning and mask is True for the final turn; 'ids' and 'mask'
+    (T,): prompt, chosen and rejected end to end; 'where'. max_length is of the prompt and one side;
+    a longer pair is dropped or, with overlong='cut', cut. UserError: no pair is left.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
@@ -533,8 +549,9 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
         return (chosen_trained, rejected_trained), [chosen_texts, rejected_texts], notes
 
     pairs = []
-    for where, (chosen_trained, rejected_trained), sides, notes in tokenised(rows, chat, report, read):
+    for where, are_trained, sides, notes in tokenised(rows, chat, report, read):
         chosen, rejected = sides
+        chosen_trained, rejected_trained = are_trained
         # a pair is as long as its longer side
         try:
             chosen = Side(*fit(*mask_of(chosen, chosen_trained), max_length, overlong))
@@ -599,21 +616,27 @@ def pair_docs(chosen, rejected):
 def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', languages=''):
     """Rows with a truth -> prompts, report.
 
-    A prompt: 'ids' list, which opens the assistant's turn; 'truth' str, as verify() takes it; 'kind' of
-    verifier (`kind`, else what the row's dataset or shape says); 'demonstration' str or None;
-    'difficulty'; 'messages'; 'text', the last message's; 'where'.
-    instruction: added to every prompt. languages: a file of programming languages for kind 'code'.
-    UserError: a truth that cannot be read or judged, an unknown kind, no prompt left.
+    A prompt: 'ids' list, which opens the assistant's turn; 'truth' str, as verify() takes it;
+    'kind' of verifier (`kind`, else what the row's dataset or shape says); 'demonstration' str or
+    None; 'difficulty'; 'messages'; 'text', the last message's; 'where'. instruction: added to every
+    prompt. languages: a file of programming languages for kind 'code'. UserError: a truth that
+    cannot be read or judged, an unknown kind, no prompt left.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
     # a row's truth takes its language along, so that a verdict needs nothing but the truth
-    more_languages = read_languages(languages) if languages else {}
+    more_languages = {}
+    if languages:
+        try:
+            more_languages = read_languages(languages)
+        except (OSError, ValueError) as error:
+            raise UserError(f'--languages={languages}: {error}') from error
 
     def read(row):
         """The prompt but for its ids, its one piece, and notes for the report."""
         asked = prompt_of(row)
-        # a truth that cannot be judged stops the run: in training it would be a reward of 0 for ever
+        # a truth that cannot be judged stops the run: in training it would be a reward of 0 for
+        # ever
         row_kind, truth = judged(row, asked, kind, more_languages)
         # the instruction is part of what is asked
         messages = asked.messages
@@ -622,14 +645,15 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
             messages = messages[:-1] + [{**last, 'content': f'{last["content"]}\n\n{instruction}'}]
         prompt = {
             'truth': truth, 'kind': row_kind, 'text': messages[-1]['content'],
-            'demonstration': asked.demonstration, 'difficulty': asked.difficulty, 'messages': messages}
+            'demonstration': asked.demonstration, 'difficulty': asked.difficulty,
+            'messages': messages}
         layout = lay_out_prompt(chat, messages)
         texts = [piece.text for piece in layout.pieces]
         return prompt, [texts], notes_of(messages, layout.text, 0, asked.notes)
 
     prompts = []
-    for where, prompt, (pieces,), notes in tokenised(rows, chat, report, read):
-        ids = list(itertools.chain.from_iterable(pieces))
+    for where, prompt, (piece_ids,), notes in tokenised(rows, chat, report, read):
+        ids = list(itertools.chain.from_iterable(piece_ids))
         if len(ids) > max_prompt_tokens:
             count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
             continue
@@ -639,12 +663,14 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
 
 
 def judged(row, asked, kind, languages):
-    """The kind of verifier and the truth, as verify() will get them. UserError: with the row's place."""
+    """The kind of verifier and the truth, as verify() will get them. UserError: with the row's
+    place.
+    """
     keys = ', '.join(name for name in row if name != '_where')
     # 1. what is missing is said in words of its own
     if not kind and not asked.dataset:
-        raise UserError(f'{row["_where"]}: nothing says how to judge it: no dataset or data_source in the '
-                        f'keys {keys}; --verifier sets the kind')
+        raise UserError(f'{row["_where"]}: nothing says how to judge it: no dataset or data_source '
+                        f'in the keys {keys}; --verifier sets the kind')
     if asked.truth is None:
         raise UserError(f'{row["_where"]}: no truth in the keys {keys}: it can be in ground_truth, '
                         'reward_model, answer or solution')
@@ -705,7 +731,9 @@ def pack(lengths, budget):
 
 
 def split_by_work(lengths, n):
-    """n lists of indices (or empty), near-equal in total length: longest first, to the least loaded."""
+    """n lists of indices (or empty), near-equal in total length: longest first, to the least
+    loaded.
+    """
     parts = [[] for _ in range(n)]
     loads = [0] * n
     # a long one that comes last would spoil the balance
@@ -717,12 +745,13 @@ def split_by_work(lengths, n):
 
 
 def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
-    """This rank's micro-batches of these sequences, each a list of about micro_batch_tokens at most.
+    """This rank's micro-batches of these sequences, each a list of about micro_batch_tokens at
+    most.
 
-    A sequence has prompt_ids and ids. Neighbours whose prompt_ids are the same list share the prompt:
-    it is computed once for as many of them as fit a part. A part is what is never taken apart: it is
-    small enough for a micro-batch, and for shares of equal work. A sequence that is longer than a
-    micro-batch is alone in one, the only kind that exceeds micro_batch_tokens.
+    A sequence has prompt_ids and ids. Neighbours whose prompt_ids are the same list share the
+    prompt: it is computed once for as many of them as fit a part. A part is what is never taken
+    apart: it is small enough for a micro-batch, and for shares of equal work. A sequence that is
+    longer than a micro-batch is alone in one, the only kind that exceeds micro_batch_tokens.
     """
     total = sum(len(sequence.prompt_ids) + len(sequence.ids) for sequence in sequences)
     room = min(micro_batch_tokens, total / (2 * world_size))
@@ -760,13 +789,14 @@ class Segment(NamedTuple):
 
 
 def collate(docs):
-    """Documents end to end, as the model takes them. docs: [(ids, mask)] or [(ids, mask, prompt ids)].
+    """Documents end to end, as the model takes them. docs: [(ids, mask)] or [(ids, mask, prompt
+    ids)].
 
-    Returns 'ids' (T,) of the segments, their 'lengths' and 'parents' (see model.Documents), 'index' (N,)
-    of the scored tokens and 'doc' (N,), the document of each. Scored is a token whose mask is True; never
-    a document's first, as nothing predicts it. A prompt that several documents name, the same list, is
-    there once. No docs: two tokens, none scored, as a rank without work must still take part in the
-    all-reduce.
+    Returns 'ids' (T,) of the segments, their 'lengths' and 'parents' (see model.Documents), 'index'
+    (N,) of the scored tokens and 'doc' (N,), the document of each. Scored is a token whose mask is
+    True; never a document's first, as nothing predicts it. A prompt that several documents name,
+    the same list, is there once. No docs: two tokens, none scored, as a rank without work must
+    still take part in the all-reduce.
     """
     # 1. what stands after what
     segments = []
@@ -799,11 +829,13 @@ def collate(docs):
 # --- order --------------------------------------------------------------------
 
 def random_stream(*key):
-    """A stream of random numbers of its own for every key (ints of any size, texts, tuples of them).
+    """A stream of random numbers of its own for every key (ints of any size, texts, tuples of
+    them).
 
-    The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a part of
-    one. (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.) RandomState is
-    numpy's older interface, whose numbers never change: a run can be resumed under another numpy.
+    The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a
+    part of one. (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.)
+    RandomState is numpy's older interface, whose numbers never change: a run can be resumed under
+    another numpy.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     philox = np.random.Philox(key=int.from_bytes(digest[:16], 'little'))
@@ -819,9 +851,9 @@ def shuffled(n, *key):
 class Order:
     """Endless shuffled row indices of sources [(weight, indices)].
 
-    An epoch mixes the next weight * len(indices) rows of every source. A source is dealt out pass by
-    pass, each freshly shuffled: with weight 0.5 an epoch takes one half and the next the other; with 2
-    it takes every row twice. `position`, the number of rows handed out, is all of its state.
+    An epoch mixes the next weight * len(indices) rows of every source. A source is dealt out pass
+    by pass, each freshly shuffled: with weight 0.5 an epoch takes one half and the next the other;
+    with 2 it takes every row twice. `position`, the number of rows handed out, is all of its state.
     len(): rows per epoch.
     """
 
@@ -853,7 +885,8 @@ class Order:
             slot -= self.sources[source][1]
             source += 1
         indices, per_epoch = self.sources[source]
-        # the slots of all epochs are passes over the source, one after the other, each shuffled anew
+        # the slots of all epochs are passes over the source, one after the other, each shuffled
+        # anew
         turn, place = divmod(epoch * per_epoch + slot, len(indices))
         order = shuffled(len(indices), self.seed, source, turn)
         return indices[order[place]]

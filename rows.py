@@ -1,12 +1,12 @@
 """Rows: read them from files, the hub or the embedded task, and say what is in them.
 
-The first half reads: read_rows returns a sequence of dicts, each of which knows the file and line that
-it stands on. There is one small reader for each format.
+The first half reads: read_rows returns a sequence of dicts, each of which knows the file and line
+that it stands on. There is one small reader for each format.
 
-The second half understands: an adapter for each use of a row. `example_of` (sft.py), `pair_of` (dpo.py)
-and `prompt_of` (grpo.py and its siblings) turn a row of any known shape into messages. A message is a
-dict with 'role' (system, user, assistant or tool) and 'content' (a text); 'train' is False where the row
-says that a turn is not to be trained. data.py turns messages into tokens.
+The second half understands: an adapter for each use of a row. `example_of` (sft.py), `pair_of`
+(dpo.py) and `prompt_of` (grpo.py and its siblings) turn a row of any known shape into messages. A
+message is a dict with 'role' (system, user, assistant or tool) and 'content' (a text); 'train' is
+False where the row says that a turn is not to be trained. data.py turns messages into tokens.
 
 To add a shape for sft.py, add a pair of columns to PAIRS, or an adapter to SHAPES.
 """
@@ -50,7 +50,7 @@ class File:
     path: str = ''  # of a file of lines; '' if the rows are held in memory
     held: list = field(default_factory=list)  # the rows in memory
     places: array = field(default_factory=lambda: array('q'))  # the byte at which each row begins
-    lines: array = field(default_factory=lambda: array('q'))  # line of each row, or its number; from 1
+    lines: array = field(default_factory=lambda: array('q'))  # line of each row, or its number
 
     def __len__(self):
         return len(self.lines)
@@ -236,7 +236,8 @@ def files_of(name):
         from huggingface_hub import HfApi
         repository, pattern = hub_parts(name)
         everything = HfApi().list_repo_files(repository, repo_type='dataset')
-        found = [f'hf://datasets/{repository}/{path}' for path in fnmatch.filter(everything, pattern)]
+        paths = fnmatch.filter(everything, pattern)
+        found = [f'hf://datasets/{repository}/{path}' for path in paths]
     else:
         found = glob.glob(name)
     if not found:
@@ -245,13 +246,13 @@ def files_of(name):
 
 
 def read_rows(spec):
-    """Sources, separated by commas -> Rows, [(name, weight, first row, last row + 1) of each source].
+    """Sources, separated by commas -> Rows, [(name, weight, first row, last row + 1)].
 
     A source: .jsonl, .jsonl.gz, .json (a list, or lines), .parquet, hf://datasets/owner/name/file,
-    a pattern (train-*.parquet), or the embedded task sums:base, sums:train, sums:test. '*2' behind a
-    source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
-    'file:line', or 'file:number' of a format without lines. UserError: what cannot be read, with file
-    and line.
+    a pattern (train-*.parquet), or the embedded task sums:base, sums:train, sums:test. '*2' behind
+    a source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
+    'file:line', or 'file:number' of a format without lines. UserError: what cannot be read, with
+    file and line.
     """
     files = []
     sources = []
@@ -290,15 +291,16 @@ def read_rows(spec):
 # --- the embedded task --------------------------------------------------------
 SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
 SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
-SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}  # operands of base rows and their shares: few are hard
-SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are wild guesses, always wrong
+# operands of base rows and their shares: few are hard
+SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}
+SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are guesses, all wrong
 
 
 def sum_rows(split):
     """The rows of 'base', 'train' or 'test': add up digits.
 
-    The rows of train and test have a prompt, an answer and a demonstration. Those of base stand in for
-    pretraining: some show the running totals, most blurt out a guess.
+    The rows of train and test have a prompt, an answer and a demonstration. Those of base stand in
+    for pretraining: some show the running totals, most blurt out a guess.
     """
     # the same rows on every machine
     rng = random.Random(f'sums:{split}')
@@ -332,7 +334,9 @@ def sum_test_rows(rng, size):
 
 
 def sum_row(rng, split, n):
-    """A row of n operands. A checksum of the prompt decides its side: no test prompt is in train or base."""
+    """A row of n operands. A checksum of the prompt decides its side: no test prompt is in train or
+    base.
+    """
     while True:
         digits = [rng.randrange(10) for _ in range(n)]
         prompt = '+'.join(map(str, digits))
@@ -357,7 +361,7 @@ def sum_row(rng, split, n):
 
 
 class Drop(UserError):
-    """Why a row is left out. data.py catches it, counts the reason and goes on with the next row."""
+    """Why a row is left out: it is counted, and the next row is read. Other UserErrors end the run."""
 
 
 def plain(value):
@@ -405,7 +409,7 @@ def parsed(text):
 
 
 def is_empty(value):
-    """Whether a column says nothing: null, '', [], {}, the text of one of them, or only such values."""
+    """Like is_blank, and also for '[]' or 'null' stored as a text and for lists of such values."""
     if isinstance(value, str):
         text = value.strip()
         # files store lists and dicts as texts, too
@@ -436,7 +440,8 @@ def only_item(value):
 
 
 def level_of(value):
-    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a list.
+    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a
+    list.
 
     A whole number is one level however it is written (3, 3.0, '3'): in the log it has one name.
     """
@@ -460,7 +465,9 @@ def level_of(value):
 
 
 def levels(difficulties):
-    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without None."""
+    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without
+    None.
+    """
     def place(level):
         # numbers first: by their size, exactly where they are ints
         if isinstance(level, int):
@@ -483,8 +490,10 @@ ROLES = {  # as it is written in a row, in small letters -> as chat templates ha
     'user': 'user', 'human': 'user', 'prompter': 'user',
     'assistant': 'assistant', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant',
     'bard': 'assistant', 'model': 'assistant',
-    'tool': 'tool', 'observation': 'tool', 'function_response': 'tool', 'function': 'tool', 'ipython': 'tool'}
-THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')  # a message's keys for what the model thought
+    'tool': 'tool', 'observation': 'tool', 'function_response': 'tool', 'function': 'tool',
+    'ipython': 'tool'}
+# a message's keys for what the model thought
+THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')
 # a message's keys that say whether it is trained
 SWITCHES = ('weight', 'train', 'loss', 'trainable', 'training', 'loss_mask')
 CALLS = ('tool_calls', 'function_call')
@@ -512,9 +521,12 @@ def turns(value, role):
 
 
 def stored_messages(text):
-    """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises Drop."""
+    """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises
+    Drop.
+    """
     # a list of dicts, or a dict, with a key for who speaks
-    if not re.match(r"""\s*\[?\s*\{\s*['"]""", text) or not re.search(r"""['"](role|from)['"]\s*:""", text):
+    is_list_of_dicts = re.match(r"""\s*\[?\s*\{\s*['"]""", text)
+    if not is_list_of_dicts or not re.search(r"""['"](role|from)['"]\s*:""", text):
         return None
     value = parsed(text)
     if value is None:
@@ -525,8 +537,9 @@ def stored_messages(text):
     messages = [value] if isinstance(value, dict) else value
     # a reply may be such a list too, of other things: then it is what somebody said
     for message in messages:
-        is_message = isinstance(message, dict) and not {'content', 'value', *CALLS}.isdisjoint(message)
-        if not is_message or role_of(message) is None:
+        if not isinstance(message, dict) or role_of(message) is None:
+            return None
+        if {'content', 'value', *CALLS}.isdisjoint(message):
             return None
     return messages
 
@@ -539,7 +552,9 @@ def role_of(message):
 
 
 def read_message(message):
-    """A message in any spelling -> {'role', 'content'}, and 'train': False if it says so. Raises Drop."""
+    """A message in any spelling -> {'role', 'content'}, and 'train': False if it says so. Raises
+    Drop.
+    """
     # 1. a list of messages may store each as a text
     if isinstance(message, str):
         message = parsed(message)
@@ -624,7 +639,9 @@ def content_of(content):
 
 
 def is_trained(message):
-    """What a message says of its training: weight 0, train false. True if it says nothing. Raises Drop."""
+    """What a message says of its training: weight 0, train false. True if it says nothing. Raises
+    Drop.
+    """
     for key in SWITCHES:
         if is_blank(message.get(key)):
             continue
@@ -648,7 +665,8 @@ def number_of(value):
 # --- columns that go with every shape -----------------------------------------
 # alpaca's and dolly's second columns, and what would need more than a text model
 ADDED = ('input', 'context')  # texts that are added to what is asked
-REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'videos', 'audios', 'documents')
+REFUSED = (
+    'tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'videos', 'audios', 'documents')
 
 
 def check_columns(row):
@@ -675,7 +693,9 @@ def system_turn(row):
 
 
 def history_of(row):
-    """Earlier turns of the column history: [[asked, replied], ...] or messages. They are not trained."""
+    """Earlier turns of the column history: [[asked, replied], ...] or messages. They are not
+    trained.
+    """
     history = row.get('history')
     if is_empty(history):
         return []
@@ -726,7 +746,8 @@ def with_columns(row, messages, column):
 
 
 def with_text(messages, text, name):
-    """The messages with a text added to the last one, after an empty line. Raises Drop for no text."""
+    """The messages with a text added to the last one, after an empty line. Raises Drop for no text.
+    """
     if not isinstance(text, str):
         raise Drop(f'column {name} is no text')
     if not messages:
@@ -744,7 +765,10 @@ def unused_columns(row, messages):
     # the columns that with_columns leaves alone where the messages have a system turn
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
-        if name in row and not is_empty(row[name]) and row[name] not in systems:
+        if is_blank(row.get(name)):
+            continue
+        given = [message['content'] for message in turns(row[name], 'system')]
+        if not set(given) <= set(systems):
             notes.append(f'column {name} is not used: there is another system message')
     return notes
 
@@ -758,8 +782,9 @@ PAIRS = [
     ('prompt', 'completion'), ('prompt', 'demonstration'), ('prompt', 'target'),
     ('prompt', 'response'), ('prompt', 'generation'),
     ('INSTRUCTION', 'RESPONSE'),
-    ('question', 'response'), ('query', 'response'), ('query', 'answer'),  # OpenOrca, MetaMath, CodeFeedback
-    ('question', 'answer'), ('problem', 'solution'), ('problem', 'generated_solution'),  # GSM8K, MATH
+    ('question', 'response'), ('query', 'response'),  # OpenOrca, MetaMath
+    ('query', 'answer'), ('question', 'answer'),  # CodeFeedback, GSM8K
+    ('problem', 'solution'), ('problem', 'generated_solution'),  # MATH, OpenMathInstruct
     ('inputs', 'targets'), ('input', 'output')]  # Aya
 
 
@@ -773,7 +798,8 @@ class Example:
 
 
 def example_of_messages(row, column):
-    """{'messages': [{'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}]} -> Example.
+    """{'messages': [{'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}]} ->
+    Example.
 
     Uses messages or conversations; system or system_prompt where the messages have no system turn.
     Every assistant turn is trained, unless its weight or train says no. Refuses input, context and
@@ -792,32 +818,38 @@ def example_of_messages(row, column):
 def example_of_pair(row, asked, replied):
     """{'instruction': 'Q', 'input': 'I', 'output': 'A'} -> Example with the reply alone trained.
 
-    Either side may be a text or messages. input and context are added to what is asked, history stands
-    before it, system or system_prompt first.
+    Either side may be a text or messages. input and context are added to what is asked, history
+    stands before it, system or system_prompt first.
     """
-    reply = turns(row[replied], 'assistant')
     prompt = turns(row[asked], 'user')
+    reply = turns(row[replied], 'assistant')
     # some rows repeat in the reply what is asked
+    said = [message for message in prompt if message['role'] != 'system']
+    if reply[:len(said)] == said:
+        reply = reply[len(said):]
     if reply and reply[0]['role'] != 'assistant':
-        *prompt, last = reply
-        reply = [last]
+        raise Drop(f'column {replied} does not begin with a reply')
     messages = with_columns(row, prompt, asked)
     # turns of the asked side are never trained, also where it holds replies
     return Example(messages + reply, first=len(messages), notes=unused_columns(row, messages))
 
 
 def example_of_text(row, column):
-    """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is used."""
+    """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is
+    used.
+    """
     # messages would be rendered, a document is not
     if not isinstance(row[column], str):
         raise Drop(f'column {column} is no text')
-    beside = [name for name in ('system', 'system_prompt', 'history', *ADDED) if not is_blank(row.get(name))]
-    notes = [f'column {name} is not used: a text is trained as it stands' for name in beside]
+    notes = []
+    for name in ('system', 'system_prompt', 'history', *ADDED):
+        if not is_blank(row.get(name)):
+            notes.append(f'column {name} is not used: a text is trained as it stands')
     return Example([], document=row[column], notes=notes)
 
 
-# (columns, adapter): a row has the first shape whose columns all hold something. To add a shape, write
-# an adapter and put it here; a pair of columns that ask and reply is a line in PAIRS.
+# (columns, adapter): a row has the first shape whose columns all hold something. To add a shape,
+# write an adapter and put it here; a pair of columns that ask and reply is a line in PAIRS.
 SHAPES = [
     (('messages',), example_of_messages),
     (('conversations',), example_of_messages),
@@ -827,7 +859,8 @@ SHAPES = [
 
 
 def example_of(row):
-    """A row for supervised fine-tuning -> Example. Raises Drop, or UserError for an unknown shape."""
+    """A row for supervised fine-tuning -> Example. Raises Drop, or UserError for an unknown shape.
+    """
     names = names_of(row)
     row = plain_row(row)
     check_columns(row)
@@ -840,11 +873,14 @@ def example_of(row):
         if set(columns) <= set(names):
             raise Drop('the columns to train on are empty')
     known = ', '.join('+'.join(columns) for columns, _ in SHAPES)
-    raise UserError(f'{row["_where"]}: no known shape in the keys {", ".join(names)}; known are {known}')
+    keys = ', '.join(names)
+    raise UserError(f'{row["_where"]}: no known shape in the keys {keys}; known are {known}')
 
 
 def holds_something(row, name):
-    """Whether a column is there and not empty. A reply may be '[]'; a list of messages may be stored so."""
+    """Whether a column is there and not empty. A reply may be '[]'; a list of messages may be
+    stored so.
+    """
     value = row.get(name)
     return not (is_empty(value) if name in CONVERSATIONS else is_blank(value))
 
@@ -924,13 +960,14 @@ def side_columns(columns):
 
 
 def side_of(row, side, asked, column):
-    """The conversation of one side, a column's name, with what is asked and what other columns add."""
+    """The conversation of one side, a column's name, with what is asked and what other columns add.
+    """
     value = row[side]
     messages = turns(transcript_of(value) or value, 'assistant')
     # 1. the side is the reply alone
     if messages and messages[0]['role'] == 'assistant':
         if not asked:
-            raise Drop('no prompt column, and the sides are no conversations')
+            raise Drop('a side without a prompt: there is no prompt column, and it is no conversation')
         return with_columns(row, asked, column) + messages
     # 2. the side is the whole conversation, and the prompt's column may say it once more
     # (UltraFeedback, TULU 3); a system message may stand only there
@@ -943,8 +980,12 @@ def side_of(row, side, asked, column):
 
 
 def transcript_of(text):
-    """Anthropic's form, paragraphs that begin with 'Human:' or 'Assistant:' -> messages; None for others."""
-    if not isinstance(text, str) or not re.match(r'\s*Human:', text) or '\n\nAssistant:' not in text:
+    """Anthropic's form, paragraphs that begin with 'Human:' or 'Assistant:' -> messages; None for
+    others.
+    """
+    if not isinstance(text, str):
+        return None
+    if not re.match(r'\s*Human:', text) or '\n\nAssistant:' not in text:
         return None
     # ['', 'Human', ' Q', 'Assistant', ' A']
     parts = re.split(r'(?:^\s*|\n\n)(Human|Assistant):', text)
@@ -1087,7 +1128,8 @@ def demonstration_of(row):
 def right_demo(row):
     """The first of several replies that the row calls right. None without one."""
     # Prefix-RFT's rows, OpenR1-Math's
-    for name, verdicts_name in (('demos', 'demos_corr'), ('generations', 'correctness_math_verify')):
+    columns = [('demos', 'demos_corr'), ('generations', 'correctness_math_verify')]
+    for name, verdicts_name in columns:
         demos = row.get(name) or []
         verdicts = row.get(verdicts_name) or [True] * len(demos)
         for demo, is_right in zip(demos, verdicts):

@@ -109,7 +109,7 @@ if max_steps == 0:
 eval_examples = []
 if eval_data:
     held_out, _ = read_rows(eval_data)
-    eval_examples, report[f'eval_data: {eval_data}'] = sft_examples(held_out, tokenizer, max_length)
+    eval_examples, report[f'eval_data: {eval_data}'] = sft_examples(held_out, tokenizer, max_length, overlong)
 eval_rows = []
 if eval_prompts:
     held_out, _ = read_rows(eval_prompts)

@@ -1,1 +1,3 @@
-"""The rules behind verify.py, a file a kind of answer: where an answer stands, LaTeX, IFEval, programs."""
+"""The rules behind verify.py, a file a kind of answer: where an answer stands, LaTeX, IFEval,
+programs.
+"""

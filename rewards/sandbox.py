@@ -295,9 +295,9 @@ max_memory = float(memory_mb) * 2 ** 20  # bytes of all processes together
 max_processes = 500
 max_file = 2 ** 26  # bytes
 '''
-# 3. All files become read-only but those of the folder. Only this process and its children see that.
-# Python has no function for mounts, so the C library is called. The numbers are those of mount.h,
-# fcntl.h and unistd.h of Linux. Both calls return 0 if they succeed.
+# 3. All files become read-only but those of the folder. Only this process and its children see
+# that. Python has no function for mounts, so the C library is called. The numbers are those of
+# mount.h, fcntl.h and unistd.h of Linux. Both calls return 0 if they succeed.
 READ_ONLY = r'''
 MS_BIND = 4096
 MOUNT_ATTR_RDONLY = 1
@@ -368,8 +368,8 @@ while True:
         break
     time.sleep(0.005)
 '''
-# 6. With process 1 a namespace ends, and all that runs in it. Without a namespace the process group is
-# killed. A command that a signal ended has a negative code; shells write 128 + signal for it.
+# 6. With process 1 a namespace ends, and all that runs in it. Without a namespace the process group
+# is killed. A command that a signal ended has a negative code; shells write 128 + signal for it.
 END = r'''
 if not is_isolated:
     try:

@@ -66,7 +66,7 @@ def test_shapes_with_more():
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': 'A'}, 'both sides are the same'),
     ({'chosen': [Q, A], 'rejected': [{**Q, 'content': 'q'}, B]}, 'no common prompt'),
     ({'chosen': [S, Q, A], 'rejected': [S, A, Q, B]}, 'no common prompt'),
-    ({'chosen': 'A', 'rejected': 'B'}, 'without a final assistant turn'),
+    ({'chosen': 'A', 'rejected': 'B'}, 'without a prompt'),
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': ' '}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': [Q, A], 'rejected': [Q]}, 'without a final assistant turn'),
     ({'prompt': 'Q', 'chosen': 'A', 'rejected': None}, 'a side is null'),

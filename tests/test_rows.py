@@ -7,7 +7,9 @@ import pytest
 import rows as rows_module
 from configurator import UserError
 from data import byte_tokenizer, format_report, preference_pairs, rl_prompts, sft_examples, show_mask
+from rewards.sandbox import sandboxed
 from rows import is_empty, plain, read_rows, stored_messages, turns
+from verify import verify
 
 TINY = byte_tokenizer()
 Q, A, B = ({'role': role, 'content': text} for role, text in (('user', 'Q'), ('assistant', 'A'), ('assistant', 'B')))
@@ -287,7 +289,7 @@ HUMAN = '\n\nHuman: Q\n\nAssistant:'
     ({'system': 'S', 'input': 'Q', 'chosen': 'A', 'rejected': 'B'}, f'<|system|>S<|end|>{ASKED} | A<|end|> | B<|end|>'),
     ({'chosen': HUMAN + ' A', 'rejected': HUMAN + ' B', 'input': 'other'}, f'{ASKED} | A<|end|> | B<|end|>'),
     ({'prompt': 'Q', 'input': 'I', 'chosen': [Q, A], 'rejected': [Q, B]}, '<|user|>Q\n\nI<|end|><|assistant|> | A<|end|> | B<|end|>'),
-    ({'chosen': 'A', 'rejected': 'B'}, 'no prompt column, and the sides are no conversations')])
+    ({'chosen': 'A', 'rejected': 'B'}, 'a side without a prompt: there is no prompt column, and it is no conversation')])
 def test_pairs_as_they_are_found(row, expected):
     assert dpo(row) == expected
 
@@ -338,3 +340,23 @@ def test_a_value_that_is_nested_too_deeply_costs_its_row_alone():
     for _ in range(5000):
         deep = [deep]
     assert sft({'messages': [Q, A], 'junk': deep}) == 'malformed (RecursionError)'
+
+
+def test_a_file_of_languages(tmp_path):
+    """--languages=FILE: the truth takes the language along, so that a verdict needs nothing else."""
+    file = tmp_path / 'languages.jsonl'
+    file.write_text('{"name": "squid", "file": "main.sq", "run": "bash main.sq"}\n')
+    tests = [{'input': 'x', 'output': 'x'}]
+    row = {'prompt': 'Q', 'ground_truth': {'language': 'squid', 'tests': tests}, 'dataset': 'code', '_where': 'x:1'}
+    with pytest.raises(UserError, match='x:1: code: cannot read the truth.*squid'):
+        rl_prompts([row], TINY, 100)
+    (prompt,), _ = rl_prompts([row], TINY, 100, languages=str(file))
+    assert json.loads(prompt['truth'])['language']['run'] == 'bash main.sq'
+    if sandboxed():
+        assert verify('code', '```squid\ncat\n```', prompt['truth']) == 1
+        assert verify('code', '```squid\necho y\n```', prompt['truth']) == 0
+    file.write_text('{"name": "squid"}\n')
+    with pytest.raises(UserError, match='languages.jsonl.*run'):
+        rl_prompts([row], TINY, 100, languages=str(file))
+    with pytest.raises(UserError, match='none.jsonl'):
+        rl_prompts([row], TINY, 100, languages='none.jsonl')
