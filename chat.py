@@ -64,9 +64,7 @@ def load_tokenizer(name, chat_template='', template_date=''):
 
 
 def byte_tokenizer():
-    """A token for every byte and six special ones, made in memory: 262 tokens, any text
-    round-trips.
-    """
+    """A token for every byte and six special ones, in memory: 262 tokens, any text round-trips."""
     # bytes are written as printable letters, one for each of the 256
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
@@ -197,9 +195,7 @@ class Chat:
         return chat_template_utils._compile_jinja_template(self.tokenizer.get_chat_template())
 
     def call_template(self, messages, prompt=False):
-        """The text that the template makes of messages whose contents are taken as they are. Raises
-        Drop.
-        """
+        """What the template writes for messages, contents taken as they are. Raises Drop."""
         try:
             # a template that asks for today's date calls this function
             self.template.globals['strftime_now'] = self.day.strftime
@@ -213,8 +209,7 @@ class Chat:
             raise Drop(' '.join(f'the chat template refuses: {error}'.split())) from error
 
     def render(self, messages, prompt=False):
-        """The conversation as the template writes it, with BEGIN and END around what a content
-        spells of control.
+        """The conversation as the template writes it, BEGIN and END around spelled control tokens.
 
         prompt: with what opens the assistant's turn at the end. Raises Drop where the template
         refuses.
@@ -299,9 +294,7 @@ class Chat:
 
     @functools.cached_property
     def reply_pattern(self):
-        """The same for replies, in which the marks of thoughts and of tool calls are what they
-        spell.
-        """
+        """The same for replies, which may say the marks of thoughts and of tool calls."""
         names = []
         for name, token_id in self.control.items():
             # a model that calls a tool says <tool_call> itself, as it says <think>
@@ -356,9 +349,7 @@ class Chat:
     # what is found out about the template
 
     def format_of(self, messages):
-        """The Format of the template for conversations with or without a system message; None if
-        unclear.
-        """
+        """The Format for conversations with or without a system message; None if it is unclear."""
         return self.formats[messages[0]['role'] == 'system']
 
     @functools.cached_property
@@ -400,8 +391,7 @@ class Chat:
         return Format(header, openings[0], openings[2], before, behind, is_stable)
 
     def header_of(self, messages, prompt):
-        """What stands right before a reply to these messages. prompt: rendered, with what opens the
-        reply.
+        """What stands right before a reply to these messages. prompt: the rendered prompt.
 
         '<|im_start|>assistant\\n' (ChatML). Mistral's template opens no reply: there it is
         '[/INST]', the end of the user's turn.
@@ -416,8 +406,7 @@ class Chat:
 
     @functools.cached_property
     def lead(self):
-        """A control token to put before a piece of text, whose id is taken off again; '' if there
-        is none.
+        """A control token to put before a piece, whose id is taken off again; '' if there is none.
 
         Some tokenizers put a blank before the first word of a text: Mistral's give 'Hi' the id of '
         Hi'. Behind a control token a piece is encoded as it is in the midst of a text. Where pieces
@@ -465,7 +454,7 @@ class Chat:
         """The ids of conversations that are cut into pieces.
 
         conversations: [[piece, ...], ...], texts that follow each other, as `render` writes them.
-        -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded so.
+        -> [[ids of a piece, ...], ...]; a Drop in place of a conversation that cannot be encoded.
         Each goes one of three ways:
             its pieces on their own, those of all conversations in one call, as that is fast
             its pieces on their own, with care, if it spells out a control token
@@ -544,8 +533,7 @@ class Chat:
         return piece.rstrip().endswith(self.space_takers)
 
     def encode_together(self, pieces):
-        """The ids of each piece of a text that is encoded whole. Raises Drop if a token is in two
-        pieces.
+        """The ids of each piece of a text that is encoded whole. Drop: a token is in two pieces.
 
         For tokenizers that encode a piece differently by what stands before it.
         """
@@ -587,8 +575,7 @@ class Chat:
         return ids
 
     def encode_protected(self, marked, is_first=True):
-        """The ids of a piece in which some text is marked: that is text. Control elsewhere is
-        control.
+        """The ids of a piece: marked text is text, control elsewhere is control.
 
         is_first: no other text stands before it.
         """
@@ -657,9 +644,7 @@ class Chat:
 
     @functools.cached_property
     def keeps_text(self):
-        """Whether encode_protected is right for this tokenizer: tried with all control tokens on
-        one page.
-        """
+        """Whether encode_protected is right here: tried with all control tokens on one page."""
         page = ' a b\n'.join(['', *self.control, ''])
         # 1. what is marked is text, all of it
         spelled = self.control_pattern.sub(lambda found: BEGIN + found[0] + END, page)
@@ -672,9 +657,7 @@ class Chat:
         return self.encode_protected(page) == self.ids_of([page])[0]
 
     def check_text(self, pieces, ids):
-        """Raises Drop where decoding does not give the text back (a tokenizer that lacks a
-        character).
-        """
+        """Raises Drop where decoding does not give the text back: a character is unknown."""
         # byte-level tokenizers and those with a token for every byte
         if self.is_lossless:
             return
@@ -685,9 +668,7 @@ class Chat:
 
     @functools.cached_property
     def is_lossless(self):
-        """Whether every text comes back when its ids are decoded: tried with letters of many
-        scripts.
-        """
+        """Whether texts come back when their ids are decoded: tried with many scripts."""
         # Latin, Greek, Cyrillic and what stands between; then other scripts, an emoji and control
         # characters
         letters = ''.join(map(chr, range(32, 0x500)))

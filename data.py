@@ -102,9 +102,7 @@ def lay_out(chat, messages, trained):
 
 
 def lay_out_prompt(chat, messages):
-    """The same for a prompt, in which nothing is trained: its pieces are those of a row that has
-    it.
-    """
+    """The same for a prompt, in which nothing is trained; cut like a row that has it."""
     text = chat.render(messages, prompt=True)
     spans = earlier_spans(chat, messages, text)
     return Layout(text, pieces_of(text, spans, trained=[]))
@@ -253,9 +251,7 @@ def places_of(chat, messages, indices, text, prompt=False):
 
 
 def earlier_spans(chat, messages, text):
-    """{index: Span} of the replies in a prompt that can be shown to be right. text: the rendered
-    prompt.
-    """
+    """{index: Span} of the replies in a rendered prompt that can be shown to be right."""
     replies = []  # their places
     for i, message in enumerate(messages):
         # one without words cannot be marked
@@ -292,8 +288,7 @@ def earlier_spans(chat, messages, text):
 
 
 def behind_prompt(chat, messages, last, text, prompt):
-    """The prompt, and behind it the last reply as the template writes it -> text, Span. Raises
-    Drop.
+    """The prompt and behind it the last reply -> text, Span. Raises Drop.
 
     For templates whose conversation does not begin with the prompt. Mistral's puts the system
     message into the last user turn of a prompt, and leaves it out of a conversation that ends with
@@ -351,9 +346,7 @@ MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 
 
 def new_report(n_rows):
-    """Counts for the console: {reason: [count, first place]} of what is dropped and of what is
-    noted.
-    """
+    """Counts for the console: {reason: [count, first place]} of what is dropped or noted."""
     return {'rows': n_rows, 'kept': 0, 'dropped': {}, 'notes': {}, 'spelled': []}
 
 
@@ -663,9 +656,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
 
 
 def judged(row, asked, kind, languages):
-    """The kind of verifier and the truth, as verify() will get them. UserError: with the row's
-    place.
-    """
+    """The kind of verifier and the truth, as verify() will get them. UserError names the row."""
     keys = ', '.join(name for name in row if name != '_where')
     # 1. what is missing is said in words of its own
     if not kind and not asked.dataset:
@@ -731,9 +722,7 @@ def pack(lengths, budget):
 
 
 def split_by_work(lengths, n):
-    """n lists of indices (or empty), near-equal in total length: longest first, to the least
-    loaded.
-    """
+    """n lists of indices (or empty), near-equal in total length: longest to the least loaded."""
     parts = [[] for _ in range(n)]
     loads = [0] * n
     # a long one that comes last would spoil the balance
@@ -745,8 +734,7 @@ def split_by_work(lengths, n):
 
 
 def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
-    """This rank's micro-batches of these sequences, each a list of about micro_batch_tokens at
-    most.
+    """This rank's micro-batches of these sequences, lists of about micro_batch_tokens tokens.
 
     A sequence has prompt_ids and ids. Neighbours whose prompt_ids are the same list share the
     prompt: it is computed once for as many of them as fit a part. A part is what is never taken
@@ -789,14 +777,13 @@ class Segment(NamedTuple):
 
 
 def collate(docs):
-    """Documents end to end, as the model takes them. docs: [(ids, mask)] or [(ids, mask, prompt
-    ids)].
+    """Documents end to end, as the model takes them.
 
-    Returns 'ids' (T,) of the segments, their 'lengths' and 'parents' (see model.Documents), 'index'
-    (N,) of the scored tokens and 'doc' (N,), the document of each. Scored is a token whose mask is
-    True; never a document's first, as nothing predicts it. A prompt that several documents name,
-    the same list, is there once. No docs: two tokens, none scored, as a rank without work must
-    still take part in the all-reduce.
+    docs: a list of (ids, mask) or (ids, mask, prompt ids). Returns 'ids' (T,) of the segments, their
+    'lengths' and 'parents' (see model.Documents), 'index' (N,) of the scored tokens and 'doc' (N,),
+    the document of each. Scored is a token whose mask is True; never a document's first, as nothing
+    predicts it. A prompt that several documents name, the same list, is there once. No docs: two
+    tokens, none scored, as a rank without work must still take part in the all-reduce.
     """
     # 1. what stands after what
     segments = []
@@ -829,8 +816,7 @@ def collate(docs):
 # --- order --------------------------------------------------------------------
 
 def random_stream(*key):
-    """A stream of random numbers of its own for every key (ints of any size, texts, tuples of
-    them).
+    """A stream of random numbers of its own for every key (ints, texts, tuples of them).
 
     The key is hashed to the 128 bits that Philox takes, so that no two keys share a stream or a
     part of one. (torch's CPU generator keeps 32 bits of its seed: many seeds would share theirs.)

@@ -334,9 +334,7 @@ def sum_test_rows(rng, size):
 
 
 def sum_row(rng, split, n):
-    """A row of n operands. A checksum of the prompt decides its side: no test prompt is in train or
-    base.
-    """
+    """A row of n operands. A checksum of the prompt keeps test prompts out of train and base."""
     while True:
         digits = [rng.randrange(10) for _ in range(n)]
         prompt = '+'.join(map(str, digits))
@@ -361,7 +359,7 @@ def sum_row(rng, split, n):
 
 
 class Drop(UserError):
-    """Why a row is left out: it is counted, and the next row is read. Other UserErrors end the run."""
+    """Why a row is left out: it is counted, the next one is read. Other UserErrors end the run."""
 
 
 def plain(value):
@@ -440,8 +438,7 @@ def only_item(value):
 
 
 def level_of(value):
-    """A row's difficulty as an int, a text, or None where it says nothing: NaN, an empty text, a
-    list.
+    """A row's difficulty as an int, a text, or None where it says nothing (NaN, a list).
 
     A whole number is one level however it is written (3, 3.0, '3'): in the log it has one name.
     """
@@ -465,9 +462,7 @@ def level_of(value):
 
 
 def levels(difficulties):
-    """The distinct difficulties, as level_of makes them: numbers by their size, then texts, without
-    None.
-    """
+    """The distinct difficulties as level_of makes them: numbers by size, then texts; no None."""
     def place(level):
         # numbers first: by their size, exactly where they are ints
         if isinstance(level, int):
@@ -521,9 +516,7 @@ def turns(value, role):
 
 
 def stored_messages(text):
-    """The messages that a text stores as JSON or Python; None if it is what somebody said. Raises
-    Drop.
-    """
+    """The messages that a text stores as JSON or Python; None if somebody said it. Raises Drop."""
     # a list of dicts, or a dict, with a key for who speaks
     is_list_of_dicts = re.match(r"""\s*\[?\s*\{\s*['"]""", text)
     if not is_list_of_dicts or not re.search(r"""['"](role|from)['"]\s*:""", text):
@@ -552,9 +545,7 @@ def role_of(message):
 
 
 def read_message(message):
-    """A message in any spelling -> {'role', 'content'}, and 'train': False if it says so. Raises
-    Drop.
-    """
+    """A message in any spelling -> {'role', 'content'}, perhaps 'train': False. Raises Drop."""
     # 1. a list of messages may store each as a text
     if isinstance(message, str):
         message = parsed(message)
@@ -639,9 +630,7 @@ def content_of(content):
 
 
 def is_trained(message):
-    """What a message says of its training: weight 0, train false. True if it says nothing. Raises
-    Drop.
-    """
+    """Whether a message wants to be trained: weight 0 and train false say no. Raises Drop."""
     for key in SWITCHES:
         if is_blank(message.get(key)):
             continue
@@ -665,8 +654,8 @@ def number_of(value):
 # --- columns that go with every shape -----------------------------------------
 # alpaca's and dolly's second columns, and what would need more than a text model
 ADDED = ('input', 'context')  # texts that are added to what is asked
-REFUSED = (
-    'tools', 'functions', 'chat_template_kwargs', 'images', 'image', 'videos', 'audios', 'documents')
+REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'documents',
+           'images', 'image', 'videos', 'audios')
 
 
 def check_columns(row):
@@ -693,9 +682,7 @@ def system_turn(row):
 
 
 def history_of(row):
-    """Earlier turns of the column history: [[asked, replied], ...] or messages. They are not
-    trained.
-    """
+    """Turns of the column history, [[asked, replied], ...] or messages. They are not trained."""
     history = row.get('history')
     if is_empty(history):
         return []
@@ -798,8 +785,7 @@ class Example:
 
 
 def example_of_messages(row, column):
-    """{'messages': [{'role': 'user', 'content': 'Q'}, {'role': 'assistant', 'content': 'A'}]} ->
-    Example.
+    """{'messages': [{'role': 'user', ...}, {'role': 'assistant', ...}]} -> Example.
 
     Uses messages or conversations; system or system_prompt where the messages have no system turn.
     Every assistant turn is trained, unless its weight or train says no. Refuses input, context and
@@ -835,9 +821,7 @@ def example_of_pair(row, asked, replied):
 
 
 def example_of_text(row, column):
-    """{'text': 'Once upon a time'} -> Example with a document, trained whole. No other column is
-    used.
-    """
+    """{'text': 'Once upon a time'} -> Example with a document, trained whole."""
     # messages would be rendered, a document is not
     if not isinstance(row[column], str):
         raise Drop(f'column {column} is no text')
@@ -878,9 +862,7 @@ def example_of(row):
 
 
 def holds_something(row, name):
-    """Whether a column is there and not empty. A reply may be '[]'; a list of messages may be
-    stored so.
-    """
+    """Whether a column is there and not empty. A reply may be '[]'; messages may not."""
     value = row.get(name)
     return not (is_empty(value) if name in CONVERSATIONS else is_blank(value))
 
@@ -967,7 +949,7 @@ def side_of(row, side, asked, column):
     # 1. the side is the reply alone
     if messages and messages[0]['role'] == 'assistant':
         if not asked:
-            raise Drop('a side without a prompt: there is no prompt column, and it is no conversation')
+            raise Drop('a side without a prompt: no column has one, and it is no conversation')
         return with_columns(row, asked, column) + messages
     # 2. the side is the whole conversation, and the prompt's column may say it once more
     # (UltraFeedback, TULU 3); a system message may stand only there
@@ -980,9 +962,7 @@ def side_of(row, side, asked, column):
 
 
 def transcript_of(text):
-    """Anthropic's form, paragraphs that begin with 'Human:' or 'Assistant:' -> messages; None for
-    others.
-    """
+    """Anthropic's paragraphs of 'Human:' and 'Assistant:' -> messages; None for other texts."""
     if not isinstance(text, str):
         return None
     if not re.match(r'\s*Human:', text) or '\n\nAssistant:' not in text:

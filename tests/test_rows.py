@@ -289,7 +289,7 @@ HUMAN = '\n\nHuman: Q\n\nAssistant:'
     ({'system': 'S', 'input': 'Q', 'chosen': 'A', 'rejected': 'B'}, f'<|system|>S<|end|>{ASKED} | A<|end|> | B<|end|>'),
     ({'chosen': HUMAN + ' A', 'rejected': HUMAN + ' B', 'input': 'other'}, f'{ASKED} | A<|end|> | B<|end|>'),
     ({'prompt': 'Q', 'input': 'I', 'chosen': [Q, A], 'rejected': [Q, B]}, '<|user|>Q\n\nI<|end|><|assistant|> | A<|end|> | B<|end|>'),
-    ({'chosen': 'A', 'rejected': 'B'}, 'a side without a prompt: there is no prompt column, and it is no conversation')])
+    ({'chosen': 'A', 'rejected': 'B'}, 'a side without a prompt: no column has one, and it is no conversation')])
 def test_pairs_as_they_are_found(row, expected):
     assert dpo(row) == expected
 
