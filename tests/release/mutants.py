@@ -23,9 +23,9 @@ LATEX = 'tests/test_latex.py'
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'place = found.end()', 'place = found.start()', DATA),
-    (1, 'data.py', '            ids, mask = fit(*mask_of(pieces, are_trained), max_length, overlong)\n',
-     '            ids, mask = fit(*mask_of(pieces, are_trained), max_length, overlong)\n            mask &= ids != tokenizer.pad_token_id\n', DATA),
-    (1, 'data.py', 'pieces = [bos, *pieces, eos]', 'pieces = [bos, *pieces, []]', DATA),
+    (1, 'data.py', '            ids, mask = fit(*mask_of(piece_ids, are_trained), max_length, overlong)\n',
+     '            ids, mask = fit(*mask_of(piece_ids, are_trained), max_length, overlong)\n            mask &= ids != tokenizer.pad_token_id\n', DATA),
+    (1, 'data.py', 'piece_ids = [bos, *piece_ids, eos]', 'piece_ids = [bos, *piece_ids, []]', DATA),
     (2, 'model.py', 'return z.div_(temperature)', 'return z', MODEL + 'test_sampled_logprobs_are_the_trainers'),
     (2, 'rollout.py', 'logits.float() / divisor', 'logits.float()',
      MODEL + 'test_sampled_logprobs_are_the_trainers'),
@@ -114,7 +114,7 @@ MUTANTS = [
     ('tokens', 'chat.py', '            if token.special or is_written:', '            if token.special:', TOKENS + 'test_marks_of_turns_that_are_not_special_are_text_where_somebody_types_them'),
     ('tokens', 'chat.py', 'is_written = looks_like_a_mark and token.content', 'is_written = token.content', TOKENS + 'test_added_tokens_that_are_only_words_stay_tokens'),
     ('tokens', 'chat.py', 'piece.lstrip() if self.takes_space(before) else piece', 'piece', TOKENS + 'test_turn_tokens_with_rstrip'),
-    ('tokens', 'chat.py', "        return 'reason' in with_apart and", '        return False and', TOKENS + 'test_one_block_of_thoughts'),
+    ('tokens', 'chat.py', "        if 'reason' not in with_apart:", '        if True:', TOKENS + 'test_one_block_of_thoughts'),
     ('tokens', 'chat.py', '        ids.update(named or [])', '        pass', TOKENS + 'test_stop_ids_hold_those_of_the_models_generation_config'),
     ('tokens', 'chat.py', "            self.template.globals['strftime_now'] = self.day.strftime\n", '', WILD + 'test_ids_do_not_depend_on_the_day'),
     ('tokens', 'chat.py', "        tokenizer.init_kwargs['template_date'] = template_date", '        pass', WILD + 'test_the_day_is_a_knob_and_is_saved_with_the_model'),
