@@ -19,6 +19,7 @@ import functools
 import hashlib
 import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 import verify
-from chat import BEGIN, CLOSE, OPEN, Chat, bare, thoughts_and_words
+from chat import BEGIN, CLOSE, OPEN, Chat, bare, content_with_thoughts, thoughts_and_words
 # for those who import data.py: what they need of a tokenizer
 from chat import SPECIALS, TEMPLATE, byte_tokenizer, render  # noqa: F401
 from chat import completion_text, load_tokenizer, stop_ids  # noqa: F401
@@ -84,15 +85,21 @@ def lay_out(chat, messages, trained):
     from them.
     """
     last = trained[-1]
-    text = chat.render(messages)
-    prompt = chat.render(messages[:last], prompt=True)
+    protected = chat.protected(messages)
+    prompt = chat.call_template(protected[:last], prompt=True)
+    # one rendering shows where all earlier replies are, however many there are
+    replies = findable_replies(chat, protected[:last])
+    text, places = render_with_marks(chat, protected, replies)
+    if replies and not text.startswith(prompt):
+        # the template looks at the words, and wrote others because of the marks
+        text, places = chat.call_template(protected), []
     # 1. the last reply goes on from the prompt that a rollout would have
     if text.startswith(prompt):
-        span = last_span(chat, messages[last]['content'], text, prompt)
-        earlier = earlier_spans(chat, messages[:last], prompt)
+        span = last_span(chat, content_with_thoughts(protected[last]), text, prompt)
+        earlier = earlier_spans(chat, protected, replies, places, text)
     # a few templates write a conversation in another way than a prompt: what counts is the prompt
     else:
-        text, span = behind_prompt(chat, messages, last, text, prompt)
+        text, span = behind_prompt(chat, protected, last, text, prompt)
         earlier = {}
     # 2. of the earlier replies those are trained that the row wants trained and that were found
     spans = {**earlier, last: span}
@@ -103,8 +110,14 @@ def lay_out(chat, messages, trained):
 
 def lay_out_prompt(chat, messages):
     """The same for a prompt, in which nothing is trained; cut like a row that has it."""
-    text = chat.render(messages, prompt=True)
-    spans = earlier_spans(chat, messages, text)
+    protected = chat.protected(messages)
+    text = chat.call_template(protected, prompt=True)
+    spans = {}
+    replies = findable_replies(chat, protected)
+    if replies:
+        text_of_marked, places = render_with_marks(chat, protected, replies, prompt=True)
+        if text_of_marked == text:
+            spans = earlier_spans(chat, protected, replies, places, text)
     return Layout(text, pieces_of(text, spans, trained=[]))
 
 
@@ -129,7 +142,6 @@ def last_span(chat, content, text, prompt):
         raise Drop(NO_END)
     # 2. it says what the message says
     said = text[begin:found.start()]
-    content = chat.protect(content, 'assistant')
     if said.strip() != content.strip():
         check_reply(chat, said, content, prompt)
     return Span(begin, end_of(chat, found, text))
@@ -219,27 +231,45 @@ def words_of(content):
     return Span(begin, len(content.rstrip()))
 
 
-def places_of(chat, messages, indices, text, prompt=False):
-    """Span in the text of the words of each of these messages; None if it is unclear.
+def findable_replies(chat, protected):
+    """Indices of the assistant turns in a prompt that can be looked for."""
+    found = []
+    for i, message in enumerate(protected):
+        if message['role'] == 'assistant' and has_words(message):
+            found.append(i)
+    # a template that writes an earlier turn in another way than a prompt would train what is never
+    # asked
+    form = chat.format_of(protected) if found else None
+    return found if form is not None and form.is_stable else []
 
-    The conversation is rendered once more, with marks around the words. Without its marks it must
-    be the same text: a template that looks at the words could write another.
+
+def has_words(message):
+    words = words_of(message['content'])
+    return words.begin < words.end
+
+
+def render_with_marks(chat, protected, indices, prompt=False):
+    """The conversation -> text, [Span of the words of each of these messages].
+
+    It is rendered with marks around the words, and the marks are taken out again. A template that
+    looks at the words may write another text because of them: the caller has to compare. [] where
+    the template loses or repeats a mark.
     """
+    if not indices:
+        return chat.call_template(protected, prompt), []
     # 1. put the marks
-    marked = chat.protected(messages)
+    marked = list(protected)
     for i in indices:
-        content = marked[i]['content']
+        content = protected[i]['content']
         words = words_of(content)
-        if words.begin >= words.end:
-            return None
         before, after = content[:words.begin], content[words.end:]
         between = OPEN + content[words.begin:words.end] + CLOSE
-        marked[i]['content'] = before + between + after
+        marked[i] = {**protected[i], 'content': before + between + after}
     # 2. cut the text at the marks: between, words, between, words, ..., between
     parts = re.split(f'[{OPEN}{CLOSE}]', chat.call_template(marked, prompt))
-    is_whole = len(parts) == 2 * len(indices) + 1
-    if not is_whole or ''.join(parts) != text:
-        return None
+    text = ''.join(parts)
+    if len(parts) != 2 * len(indices) + 1:
+        return text, []
     # 3. add up the lengths
     places = []
     end = 0
@@ -247,25 +277,12 @@ def places_of(chat, messages, indices, text, prompt=False):
         begin = end + len(between)
         end = begin + len(words)
         places.append(Span(begin, end))
-    return places
+    return text, places
 
 
-def earlier_spans(chat, messages, text):
-    """{index: Span} of the replies in a rendered prompt that can be shown to be right."""
-    replies = []  # their places
-    for i, message in enumerate(messages):
-        # one without words cannot be marked
-        if message['role'] == 'assistant' and message['content'].strip():
-            replies.append(i)
-    # a template that writes an earlier turn in another way than a prompt would train what is never
-    # asked
-    form = chat.format_of(messages) if replies else None
-    if form is None or not form.is_stable:
-        return {}
-    # one more rendering finds them all, however many there are
-    places = places_of(chat, messages, replies, text, prompt=True)
-    if places is None:
-        return {}
+def earlier_spans(chat, protected, replies, places, text):
+    """{index: Span} of the replies that can be shown to be right. places: Span of their words."""
+    form = chat.format_of(protected)
     spans = {}
     last_end = 0  # of the reply before
     for i, words in zip(replies, places):
@@ -278,16 +295,21 @@ def earlier_spans(chat, messages, text):
         found = chat.end_pattern.search(text, words.end)
         if found is None or text[words.end:found.start()].strip():
             continue
-        # 3. it says all that the message says: the template may have cut the thoughts
-        said = bare(text[begin:words.end])
-        want = bare(messages[i]['content'])
-        if said in (want, bare(form.earlier_opening) + want, '<think>' + want):
+        # 3. it says all that the message says
+        said = text[begin:words.end]
+        content = content_with_thoughts(protected[i])
+        if said.strip() == content.strip() or is_earlier_reply(form, bare(said), bare(content)):
             last_end = end_of(chat, found, text)
             spans[i] = Span(begin, last_end)
     return spans
 
 
-def behind_prompt(chat, messages, last, text, prompt):
+def is_earlier_reply(form, said, want):
+    """Whether an earlier reply says what its message says. The template may have cut the thoughts."""
+    return said in (want, bare(form.earlier_opening) + want, '<think>' + want)
+
+
+def behind_prompt(chat, protected, last, text, prompt):
     """The prompt and behind it the last reply -> text, Span. Raises Drop.
 
     For templates whose conversation does not begin with the prompt. Mistral's puts the system
@@ -295,12 +317,14 @@ def behind_prompt(chat, messages, last, text, prompt):
     a reply.
     """
     # 1. where the turn before and the reply stand
-    content = messages[last]['content']
+    content = content_with_thoughts(protected[last])
     # what to say if it fails
     reason = why_not('', bare(content), prompt)
-    form = chat.format_of(messages)
-    places = places_of(chat, messages, [last - 1, last], text)
-    if form is None or places is None:
+    form = chat.format_of(protected)
+    if form is None or not has_words(protected[last - 1]) or not has_words(protected[last]):
+        raise Drop(reason)
+    text_of_marked, places = render_with_marks(chat, protected, [last - 1, last])
+    if text_of_marked != text or not places:
         raise Drop(reason)
     asked, words = places
     found = chat.end_pattern.search(text, words.end)
@@ -321,8 +345,14 @@ def behind_prompt(chat, messages, last, text, prompt):
 def mask_of(pieces_ids, are_trained):
     """The ids of each piece, and whether it is trained -> ids (T,) int32, mask (T,) bool."""
     # int32, because the tokens of all rows stay in memory
-    ids = np.array(list(itertools.chain.from_iterable(pieces_ids)), np.int32)
-    mask = np.repeat(are_trained, [len(piece_ids) for piece_ids in pieces_ids])
+    n_tokens = sum(len(piece_ids) for piece_ids in pieces_ids)
+    ids = np.fromiter(itertools.chain.from_iterable(pieces_ids), np.int32, n_tokens)
+    mask = np.zeros(n_tokens, bool)
+    place = 0
+    for piece_ids, is_trained in zip(pieces_ids, are_trained):
+        if is_trained:
+            mask[place:place + len(piece_ids)] = True
+        place += len(piece_ids)
     return ids, mask
 
 
@@ -340,7 +370,7 @@ def fit(ids, mask, max_length, overlong):
 
 
 # --- rows to examples ---------------------------------------------------------
-BATCH = 1000  # rows that are tokenised at once
+BATCH = 128  # rows that are tokenised at once
 # what Python raises for values of a type that no adapter expects
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -356,46 +386,64 @@ def count(counts, reason, where, n=1):
     counts.setdefault(reason, [0, where])[0] += n
 
 
+class ReadRow(NamedTuple):
+    """What is known of a row before it is tokenised."""
+    where: str  # 'file:line'
+    extra: object  # the caller's own
+    conversations: list  # each a list of pieces, texts that follow each other; a pair has two
+    notes: list  # [(note, count)] for the report
+
+
 def tokenised(rows, chat, report, read):
     """Yields (where, extra, ids, notes) of each row that can be used.
 
-    read(row) -> extra, conversations, notes; what extra is, the caller knows. A conversation is a
-    list of pieces, texts that follow each other; a row has one, a pair two. ids has the same form,
-    with a list of ids for each piece. A row for which read raises Drop is counted in the report.
-    What a row holds may be of any type, so other errors are caught as well.
+    read(row) -> extra, conversations, notes, as a ReadRow has them. ids is a list for each
+    conversation, with a list of ids for each piece.
     """
-    begins = range(0, len(rows), BATCH)
-    for begin in tqdm(begins, 'tokenise', delay=3, disable=RANK > 0 or None):
-        # 1. what the rows hold, as texts
-        readable = []  # (where, extra, number of its conversations, notes) of each row
-        conversations = []
-        for row in rows[begin:begin + BATCH]:
-            where = row['_where']
-            try:
-                extra, row_conversations, notes = read(row)
-            # shown not to be right
-            except Drop as reason:
-                count(report['dropped'], str(reason), where)
-                continue
-            # of a type that nobody thought of
-            except MALFORMED as error:
-                count(report['dropped'], f'malformed ({type(error).__name__})', where)
-                continue
-            readable.append((where, extra, len(row_conversations), notes))
-            conversations += row_conversations
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None  # the batch before and its ids, which are on their way
+        begins = range(0, len(rows), BATCH)
+        for begin in tqdm(begins, 'tokenise', delay=3, disable=RANK > 0 or None):
+            batch = read_batch(rows[begin:begin + BATCH], report, read)
+            conversations = [pieces for row in batch for pieces in row.conversations]
+            # the tokenizer needs no Python: while it works on a batch, the next one is read
+            encoding = pool.submit(chat.encode, conversations)
+            if waiting is not None:
+                yield from usable(*waiting, report)
+            waiting = batch, encoding
+        if waiting is not None:
+            yield from usable(*waiting, report)
 
-        # 2. all of them at once: the tokenizer uses every core
-        encoded = iter(zip(conversations, chat.encode(conversations)))
-        # 3. to each row its own
-        for where, extra, n, notes in readable:
-            own, ids = zip(*(next(encoded) for _ in range(n)))
-            reasons = [reason for reason in ids if isinstance(reason, Drop)]
-            if reasons:
-                count(report['dropped'], str(reasons[0]), where)
-                continue
-            if any(BEGIN in piece for pieces in own for piece in pieces):
-                notes = [*notes, (SPELLED_OUT, 1)]
-            yield where, extra, ids, notes
+
+def read_batch(rows, report, read):
+    """ReadRows of the rows that can be read; the others are counted with their reason."""
+    batch = []
+    for row in rows:
+        where = row['_where']
+        try:
+            batch.append(ReadRow(where, *read(row)))
+        # shown not to be right
+        except Drop as reason:
+            count(report['dropped'], str(reason), where)
+        # of a type that nobody thought of
+        except MALFORMED as error:
+            count(report['dropped'], f'malformed ({type(error).__name__})', where)
+    return batch
+
+
+def usable(batch, encoding, report):
+    """Yields (where, extra, ids, notes) of the rows whose conversations could all be encoded."""
+    encoded = iter(encoding.result())
+    for row in batch:
+        ids = [next(encoded) for _ in row.conversations]
+        reasons = [reason for reason in ids if isinstance(reason, Drop)]
+        if reasons:
+            count(report['dropped'], str(reasons[0]), row.where)
+            continue
+        notes = row.notes
+        if any(BEGIN in piece for pieces in row.conversations for piece in pieces):
+            notes = [*notes, (SPELLED_OUT, 1)]
+        yield row.where, row.extra, ids, notes
 
 
 def keep(report, where, notes):

@@ -365,7 +365,7 @@ class Drop(UserError):
 def plain(value):
     """The value without numpy's and parquet's types; None for what says nothing (NaN)."""
     # most values are of these types already
-    if value is None or isinstance(value, (str, bool, int)):
+    if type(value) in (str, int, bool, type(None)):
         return value
     # numpy's arrays and scalars, as parquet files give them through pandas
     if isinstance(value, np.ndarray):
@@ -492,6 +492,8 @@ THOUGHTS = ('reasoning_content', 'thinking', 'reasoning')
 # a message's keys that say whether it is trained
 SWITCHES = ('weight', 'train', 'loss', 'trainable', 'training', 'loss_mask')
 CALLS = ('tool_calls', 'function_call')
+# the beginning of a content's parts as JSON or as Python prints them
+STORED_PARTS = re.compile(r"""\s*\[\s*\{\s*['"]type['"]\s*:""")
 NO_TEXT = 'a message without a text (images, numbers and other parts are not supported)'
 NO_ROLE = f'a message of an unknown role (known are {", ".join(ROLES)})'
 CALL = 'a message with a tool call'
@@ -577,12 +579,11 @@ def read_message(message):
 def thoughts_of(message):
     """What the model thought, of the first key that holds it; '' without."""
     for key in THOUGHTS:
-        thoughts = message.get(key)
-        if is_blank(thoughts):
+        if key not in message or is_blank(message[key]):
             continue
-        if not isinstance(thoughts, str):
+        if not isinstance(message[key], str):
             raise Drop(f'{key} of a message is no text')
-        return thoughts
+        return message[key]
     return ''
 
 
@@ -601,7 +602,7 @@ def content_of(content):
     """
     if isinstance(content, str):
         # parts may be stored as a text, like messages
-        if not re.match(r"""\s*\[\s*\{\s*['"]type['"]\s*:""", content):
+        if not STORED_PARTS.match(content):
             return content
         parts = parsed(content)
         if not isinstance(parts, list):
@@ -632,7 +633,7 @@ def content_of(content):
 def is_trained(message):
     """Whether a message wants to be trained: weight 0 and train false say no. Raises Drop."""
     for key in SWITCHES:
-        if is_blank(message.get(key)):
+        if key not in message or is_blank(message[key]):
             continue
         weight = number_of(message[key])
         # a share like 0.5 would need a weighted loss
@@ -656,12 +657,19 @@ def number_of(value):
 ADDED = ('input', 'context')  # texts that are added to what is asked
 REFUSED = ('tools', 'functions', 'chat_template_kwargs', 'documents',
            'images', 'image', 'videos', 'audios')
+CHECKED = {*REFUSED, 'weight'}
+NOTED = {*THOUGHTS, 'system', 'system_prompt'}
+# columns that change the prompt
+ADDING = {*ADDED, 'history', 'system', 'system_prompt'}
 
 
 def check_columns(row):
     """Raises Drop for a column that would change the row and that nothing here uses."""
+    # the usual row has none of them
+    if CHECKED.isdisjoint(row):
+        return
     for name in REFUSED:
-        if name in row and not is_empty(row[name]):
+        if not is_empty(row.get(name)):
             raise Drop(f'{name} is not supported (tools, images and template settings are not)')
     # the weight of a whole row
     if is_blank(row.get('weight')):
@@ -712,7 +720,9 @@ def with_columns(row, messages, column):
     column: the name of the column that the messages are from. A list of messages says everything
     itself: input, context and history beside it are refused, by their name.
     """
-    # what the row adds
+    # the usual row adds nothing
+    if ADDING.isdisjoint(row):
+        return messages
     beside = [name for name in ADDED if name != column and not is_blank(row.get(name))]
     if not is_empty(row.get('history')):
         beside.append('history')
@@ -746,8 +756,11 @@ def with_text(messages, text, name):
 def unused_columns(row, messages):
     """Notes for the report: columns that hold something, and that this row's shape does not use."""
     notes = []
+    # the usual row has none of these columns
+    if NOTED.isdisjoint(row):
+        return notes
     for name in THOUGHTS:
-        if name in row and not is_empty(row[name]):
+        if not is_empty(row.get(name)):
             notes.append(f'column {name} is not used: thoughts belong into the messages')
     # the columns that with_columns leaves alone where the messages have a system turn
     systems = [message['content'] for message in messages if message['role'] == 'system']
@@ -864,7 +877,9 @@ def example_of(row):
 def holds_something(row, name):
     """Whether a column is there and not empty. A reply may be '[]'; messages may not."""
     value = row.get(name)
-    return not (is_empty(value) if name in CONVERSATIONS else is_blank(value))
+    if name in CONVERSATIONS and isinstance(value, str):
+        return not is_empty(value)
+    return not is_blank(value)
 
 
 def names_of(row):

@@ -122,6 +122,7 @@ SENTENCE_END = re.compile(r'[.!?]\s|\n')
 # what may stand around a placeholder: macros for looks, dots, blanks, braces
 LOOKS = re.compile(
     r'\\(?:text|math)[a-z]*|\\phantom\{[^{}]*\}|\\[lc]?dots|\\q?quad|\\[,;:! ]|[\s.?_*$~{}-]+')
+DIGIT = re.compile('[0-9]')
 PLACEHOLDERS = {
     '', 'answer', 'answer here', 'the answer', 'the final answer', 'final answer',
     'your answer', 'your answer here', 'your final answer', 'your final answer here'}
@@ -130,6 +131,9 @@ PLACEHOLDERS = {
 def is_blank(content):
     """Whether an answer is yet to be filled in: '', '...', 'your answer here'."""
     if len(content) > 100:
+        return False
+    # the usual case: a placeholder has no digit, unless it is one that \phantom hides
+    if DIGIT.search(content) and 'phantom' not in content:
         return False
     words = LOOKS.sub(' ', content).strip().lower()
     return words in PLACEHOLDERS

@@ -988,7 +988,8 @@ class Reader:
         """One operand: a number, a variable, a constant, brackets, a macro and its arguments."""
         token = self.take()
         if token[0] in '.0123456789':
-            return Fraction(token)
+            # int() first: Fraction takes long to read a text
+            return Fraction(int(token) if token.isdigit() else token)
         if token in self.env:
             return self.env[token]
         if token in CLOSE:
