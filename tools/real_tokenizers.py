@@ -10,7 +10,6 @@ through data.py on each. What comes out is judged without data.py: by transforme
 and by the texts of the rows. docs/tokenizers.md explains the tables.
 """
 import collections
-import dataclasses
 import datetime
 import json
 import os
@@ -32,7 +31,6 @@ from tools.machine import processor  # noqa: E402
 from tools.tokenizer_folders import MODELS, ROOT, read_json, read_text, write  # noqa: E402
 
 PAGE = 'docs/tokenizers.md'
-BEGIN, END = '<!-- table: begin -->', '<!-- table: end -->'  # around the tables in PAGE
 NO_LIMIT = 100_000  # tokens of a row
 
 
@@ -106,16 +104,22 @@ DIFFERENT = 'different'
 
 
 def spellings(messages):
-    """The row in the ways in which templates look for thoughts: as it is, and in fields of their own."""
-    apart = []
+    """The row in the ways in which templates look for thoughts."""
+    inside, apart = [], []
     for message in messages:
         thoughts, words = thoughts_and_words(message)
-        if thoughts:
-            message = {'role': message['role'], 'content': words, 'reasoning_content': thoughts,
-                       'thinking': thoughts}
-        apart.append(message)
-    # 'thinking' is gpt-oss's name, 'reasoning_content' everybody else's
-    return [messages, apart]
+        role = message['role']
+        if not thoughts:
+            inside.append(message)
+            apart.append(message)
+            continue
+        # in the content
+        block = f'<think>\n{thoughts}\n</think>\n\n'
+        inside.append({'role': role, 'content': block + words})
+        # or in a field, for which gpt-oss has a name of its own
+        apart.append({'role': role, 'content': words, 'reasoning_content': thoughts,
+                      'thinking': thoughts})
+    return [messages, inside, apart]
 
 
 def thoughts_and_words(message):
@@ -145,7 +149,7 @@ def compare(tokenizer, messages, ids):
             found.append(MERGED)
         else:
             found.append(EQUAL if whole == ids else DIFFERENT)
-    # a row is right if it is what one of the two spellings gives
+    # a row is right if it is what one of the spellings gives
     return EQUAL if EQUAL in found else found[0]
 
 
@@ -499,15 +503,22 @@ def sources_table(results):
     return lines_of(('model', 'vocabulary', 'tokenizer', 'template'), rows)
 
 
-def page_of(results):
-    """What stands between BEGIN and END."""
-    command = (f'`make real-tokenizers`, {datetime.date.today()}, {processor()}, '
-               f'tokenizers {tokenizers.__version__}, transformers {transformers.__version__}')
-    return '\n\n'.join([
-        command, main_table(results),
-        'Kept rows by kind, for the models that drop any:', kinds_table(results),
-        'The reasons that data.py gives, and how many rows of which model:', reasons(results),
-        'Where tokenizers and templates are from:', sources_table(results)])
+def parts_of(results):
+    """{name of a part of PAGE: its text}"""
+    versions = f'tokenizers {tokenizers.__version__}, transformers {transformers.__version__}'
+    command = f'`make real-tokenizers`, {datetime.date.today()}, {processor()}, {versions}'
+    details = [
+        'Kept rows by kind, of the models that drop any:', kinds_table(results),
+        'The reasons that data.py gives, and the number of rows of each model:', reasons(results),
+        'Where tokenizers and templates are from:', sources_table(results)]
+    return {'table': f'{command}\n\n{main_table(results)}', 'details': '\n\n'.join(details)}
+
+
+def filled(page, name, text):
+    """The page with another text between the marks of a part."""
+    begin, end = f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
+    before, after = page.partition(begin)[0], page.partition(end)[2]
+    return f'{before}{begin}\n{text}\n{end}{after}'
 
 
 # --- command line -------------------------------------------------------------
@@ -547,19 +558,20 @@ def main(args):
         return
     # 2. for a closer look
     with open(f'{ROOT}/results.json', 'w', encoding='utf-8') as f:
-        json.dump([dataclasses.asdict(result) for result in results], f, default=str)
+        json.dump([vars(result) for result in results], f, indent=1, ensure_ascii=False)
     for result in results:
         for line in result.faults:
             print(line)
     # 3. the tables; of some models alone they are not for the page
-    text = page_of(results)
+    parts = parts_of(results)
     if names:
-        print(text)
+        print('\n\n'.join(parts.values()))
         return
     page = read_text(PAGE)
-    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    for name, text in parts.items():
+        page = filled(page, name, text)
     with open(PAGE, 'w', encoding='utf-8') as f:
-        f.write(f'{before}{BEGIN}\n{text}\n{END}{after}')
+        f.write(page)
     print(f'{PAGE} is written')
 
 
