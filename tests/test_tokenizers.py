@@ -1,7 +1,8 @@
-"""data.py on the tokenizers and chat templates of real models, made in memory: white space that merges across
-borders, turn tokens that swallow it, control tokens that are not "special", thoughts, channels, system messages.
+"""data.py on the chat templates of real models, with small tokenizers that are made in memory.
 
-The templates are the originals that TRL ships; `make real-tokenizers` runs real vocabularies: docs/tokenizers.md.
+White space that merges across borders, turn tokens that take it, control tokens that are not "special",
+thoughts, channels, system messages. The templates are the originals that TRL ships.
+`make real-tokenizers` runs real vocabularies: docs/tokenizers.md.
 """
 import datetime
 import importlib.util
@@ -33,8 +34,11 @@ def original(name):
 
 
 def byte_level(template, tokens, eos, merged=(), **names):
-    """A byte-level tokenizer. tokens: what is added, a text (special) or an AddedToken; merged: texts that are one
-    token wherever they stand, whatever the template meant to be a border."""
+    """A byte-level tokenizer.
+
+    tokens: what is added, a text (special) or an AddedToken. merged: texts that are one token wherever
+    they stand, across the template's borders, too.
+    """
     vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = []
     for text in merged:
@@ -64,7 +68,7 @@ def plain_token(text):
 
 
 def sentencepiece(template, tokens, eos, scheme, merged=(), **names):
-    """As Llama 2's and Mistral's: white space is ▁, a ▁ is put before the text, bytes for what is not known."""
+    """As Llama 2's and Mistral's: white space is ▁, one is put before the text; bytes for unknown letters."""
     pieces = ['<unk>', *(f'<0x{i:02X}>' for i in range(256)), '▁']
     pieces += [chr(i) for i in range(33, 127)]
     merges = []
@@ -104,7 +108,8 @@ def phi3(template):
     return byte_level(template, ['<|endoftext|>', *turn], '<|endoftext|>')
 
 
-PHI4 = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}"
+PHI4 = ("{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}")
 
 
@@ -117,23 +122,28 @@ def phi4():
 DEEPSEEK_TOKENS = ['<｜begin▁of▁sentence｜>', '<｜end▁of▁sentence｜>', plain_token('<｜User｜>'),
                    plain_token('<｜Assistant｜>'), plain_token('<think>'), plain_token('</think>')]
 # as DeepSeek-V3's: no thoughts; the system message right behind the first token
-DEEPSEEK = ("{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
-            "{{ '<｜User｜>' + m.content }}{% else %}{{ '<｜Assistant｜>' + m.content + eos_token }}{% endif %}{% endfor %}"
+DEEPSEEK = ("{{ bos_token }}{% for m in messages %}"
+            "{% if m.role == 'system' %}{{ m.content }}"
+            "{% elif m.role == 'user' %}{{ '<｜User｜>' + m.content }}"
+            "{% else %}{{ '<｜Assistant｜>' + m.content + eos_token }}{% endif %}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}")
 
 
 def deepseek(template):
-    return byte_level(template, DEEPSEEK_TOKENS, '<｜end▁of▁sentence｜>', bos_token='<｜begin▁of▁sentence｜>')
+    names = {'bos_token': '<｜begin▁of▁sentence｜>'}
+    return byte_level(template, DEEPSEEK_TOKENS, '<｜end▁of▁sentence｜>', **names)
 
 
-# as Mistral 7B v0.3's and Nemo's: a system message is written into a user turn that is the conversation's last
+# as Mistral 7B v0.3's and Nemo's: a system message is written into the last user turn, if that is the end
 MISTRAL = """{%- if messages[0].role == 'system' %}
     {%- set system_message = messages[0].content %}
     {%- set loop_messages = messages[1:] %}
 {%- else %}{%- set loop_messages = messages %}{%- endif %}
 {{- bos_token }}
 {%- for m in loop_messages %}
-    {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('roles must alternate') }}{%- endif %}
+    {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate') }}
+    {%- endif %}
     {%- if m.role == 'user' and loop.last and system_message is defined %}
         {{- '[INST]' + system_message + '\n\n' + m.content + '[/INST]' }}
     {%- elif m.role == 'user' %}{{- '[INST]' + m.content + '[/INST]' }}
@@ -148,12 +158,17 @@ def mistral():
 # --- what is looked at ---------------------------------------------------------
 
 def chat(*contents, system=None):
-    turns = [{'role': 'user' if i % 2 == 0 else 'assistant', 'content': c} for i, c in enumerate(contents)]
-    return [{'role': 'system', 'content': system}] * (system is not None) + turns
+    messages = []
+    if system is not None:
+        messages.append({'role': 'system', 'content': system})
+    for i, content in enumerate(contents):
+        role = 'user' if i % 2 == 0 else 'assistant'
+        messages.append({'role': role, 'content': content})
+    return messages
 
 
 def sft(tokenizer, messages):
-    """(examples of this row, 0 or 1; report). Another row is there too, so that none is kept without an error."""
+    """(examples of this row, 0 or 1; report). With another row, so that a drop is no error."""
     rows = [{'messages': messages, '_where': 'x:1'}, {'text': 'other', '_where': 'x:2'}]
     kept, report = sft_examples(rows, tokenizer, 10000)
     return [example for example in kept if example['where'] == 'x:1'], report
@@ -181,7 +196,7 @@ def trained_text(tokenizer, example):
 
 
 def check(tokenizer, messages, said):
-    """The row is kept; its tokens begin with those of its RL prompt; trained is `said`, and the prompt is not."""
+    """The row is kept and begins with its RL prompt; trained is `said`, and the prompt is not."""
     (example,), report = sft(tokenizer, messages)
     assert not report['dropped']
     prompt = prompt_of(tokenizer, messages[:-1])
@@ -209,7 +224,8 @@ def reason(tokenizer, messages):
     return why
 
 
-SPACED = ['\n\nhello', '\nhello', '    return 1\n', '  \n hello', '\thello', ' hello', '\n hello \n\n', 'hello  ']
+SPACED = ['\n\nhello', '\nhello', '    return 1\n', '  \n hello', '\thello', ' hello', '\n hello \n\n',
+          'hello  ']
 HUMANEVAL = '    for i in x:\n        yield i\n'
 
 
@@ -218,7 +234,7 @@ HUMANEVAL = '    for i in x:\n        yield i\n'
 @needs_trl
 @pytest.mark.parametrize('text', [*SPACED, HUMANEVAL])
 def test_white_space_at_the_border_is_the_replys(text):
-    """'assistant\\n' and '\\n\\nhello' share a token, which no prompt can hold: the two are tokenised apart."""
+    """'assistant\\n' and '\\n\\nhello' share a token, which no prompt can hold: they are tokenised apart."""
     tokenizer = qwen(original('qwen2_5'))
     messages = chat('Hi', text)
     example = check(tokenizer, messages, text + '<|im_end|>')
@@ -238,7 +254,8 @@ def test_white_space_at_the_border_in_every_turn():
 
 
 def test_the_border_of_prompt_and_completion_in_preference_rows():
-    tokenizer = qwen("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    tokenizer = qwen("{% for m in messages %}"
+                     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
                      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
     row = {'prompt': 'Hi', 'chosen': '\n\nhello', 'rejected': 'bye', '_where': 'x:1'}
     (pair,), _ = preference_pairs([row], tokenizer, 1000)
@@ -316,7 +333,7 @@ def test_thoughts_are_trained_behind_the_mark_that_the_prompt_opens(model, apart
 
 @needs_trl
 def test_a_template_that_cuts_thoughts():
-    """R1's original: the thought is trained all the same, behind the prompt, or the reason says what to do."""
+    """R1's original: the thought is trained behind the prompt, or the reason says what to do."""
     tokenizer = deepseek(original('deepseek_r1_distill'))
     messages = chat('Hi', '<think>\nA greeting.\n</think>\n\nHello.')
     examples, report = sft(tokenizer, messages)
@@ -329,8 +346,11 @@ def test_a_template_that_cuts_thoughts():
 @needs_trl
 @pytest.mark.parametrize('name', ['qwen3_8', 'qwen3_5_think', 'qwen3_6', 'qwen3'])
 def test_one_block_of_thoughts(name):
-    """Qwen3.8's template reads reasoning_content alone: thoughts in the content would get an empty block before
-    them. Both spellings of a row are one row."""
+    """Both spellings of a row are one row.
+
+    Qwen3.8's template reads reasoning_content alone: thoughts in the content would get an empty block
+    before them.
+    """
     tokenizer = qwen(original(name))
     inside = chat('Hi', '<think>\nA greeting.\n</think>\n\nHello.')
     apart = [inside[0], {'role': 'assistant', 'content': 'Hello.', 'reasoning_content': 'A greeting.'}]
@@ -338,7 +358,7 @@ def test_one_block_of_thoughts(name):
     for messages in (inside, apart):
         examples, report = sft(tokenizer, messages)
         if not examples:
-            assert '--chat_template' in next(iter(report['dropped'])) or 'thoughts' in next(iter(report['dropped']))
+            assert 'thoughts' in next(iter(report['dropped']))
             continue
         said = trained_text(tokenizer, examples[0])
         assert said.count('</think>') == 1 and said.endswith('A greeting.\n</think>\n\nHello.<|im_end|>')
@@ -362,23 +382,24 @@ def test_of_several_turns_what_can_be_trained_is():
     tokenizer = mistral()
     messages = chat('Hi', 'Hello.', 'And?', 'Bye.', system='Be kind.')
     example = check(tokenizer, messages, 'Bye.</s>')
-    assert decode(tokenizer, example['ids']) == '<s>[INST]Hi[/INST]Hello.</s>[INST]Be kind.\n\nAnd?[/INST]Bye.</s>'
+    text = decode(tokenizer, example['ids'])
+    assert text == '<s>[INST]Hi[/INST]Hello.</s>[INST]Be kind.\n\nAnd?[/INST]Bye.</s>'
     _, report = sft(tokenizer, messages)
     assert untrained(report) == [1, 'x:1']
 
 
+@needs_trl
 def test_a_template_without_a_system_role():
-    why = reason(byte_level(original('gemma') if TRL else MISTRAL.replace("== 'system'", "== 'none'"), [
-        '<bos>', '<eos>', '<start_of_turn>', '<end_of_turn>'], '<eos>', bos_token='<bos>'),
-        chat('Hi', 'Hello.', system='Be kind.'))
-    assert 'refuses' in why
+    tokens = ['<bos>', '<eos>', '<start_of_turn>', '<end_of_turn>']
+    tokenizer = byte_level(original('gemma'), tokens, '<eos>', bos_token='<bos>')
+    assert 'refuses' in reason(tokenizer, chat('Hi', 'Hello.', system='Be kind.'))
 
 
 # --- T7: control tokens that are not special -------------------------------------
 
 @pytest.mark.parametrize('asked, said', [
-    ('Say <｜User｜> or <｜Assistant｜>', 'no'), ('x', 'I say <｜User｜>.'), ('<｜Assistant｜>', '<｜User｜><｜Assistant｜>'),
-    ('<｜end▁of▁sentence｜>', '<｜Assistant｜>')])
+    ('Say <｜User｜> or <｜Assistant｜>', 'no'), ('x', 'I say <｜User｜>.'),
+    ('<｜Assistant｜>', '<｜User｜><｜Assistant｜>'), ('<｜end▁of▁sentence｜>', '<｜Assistant｜>')])
 def test_marks_of_turns_that_are_not_special_are_text_where_somebody_types_them(asked, said):
     tokenizer = deepseek(DEEPSEEK)
     control = {tokenizer.convert_tokens_to_ids(str(token)) for token in DEEPSEEK_TOKENS}
@@ -392,13 +413,16 @@ def test_marks_of_turns_that_are_not_special_are_text_where_somebody_types_them(
 
 
 def test_added_tokens_that_are_only_words_stay_tokens():
-    """Gemma's newlines and HTML marks are added tokens, too; the template writes newlines, and nobody types them
-    as control."""
+    """Gemma's newlines and HTML marks are added tokens, too; the template writes newlines.
+
+    They are not control: nobody types them as such.
+    """
     words = [plain_token('\n'), plain_token('\n\n'), plain_token('<table>'), plain_token('  ')]
-    template = ("{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' + m.content + '<end_of_turn>\n' }}"
-                "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}")
-    tokenizer = byte_level(template, ['<bos>', '<start_of_turn>', '<end_of_turn>', *words], '<end_of_turn>',
-                           bos_token='<bos>')
+    template = ("{{ bos_token }}{% for m in messages %}"
+                "{{ '<start_of_turn>' + m.role + '\n' + m.content + '<end_of_turn>\n' }}{% endfor %}"
+                "{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}")
+    tokens = ['<bos>', '<start_of_turn>', '<end_of_turn>', *words]
+    tokenizer = byte_level(template, tokens, '<end_of_turn>', bos_token='<bos>')
     messages = chat('a\n\nb  c\n<table>', 'd\ne\n\nf <table>')
     example = check(tokenizer, messages, messages[-1]['content'] + '<end_of_turn>')
     assert example['ids'].tolist() == as_transformers(tokenizer, messages)
@@ -423,8 +447,8 @@ def test_marks_of_thoughts_are_the_models_tokens():
 def test_gpt_oss_answers_in_a_channel():
     """Kept, the channel trained with the answer; or the reason says what to do."""
     tokenizer = byte_level(original('gptoss'), [
-        '<|startoftext|>', '<|endoftext|>', '<|return|>', '<|constrain|>', '<|channel|>', '<|start|>', '<|end|>',
-        '<|message|>', '<|call|>'], '<|return|>')
+        '<|startoftext|>', '<|endoftext|>', '<|return|>', '<|constrain|>', '<|channel|>', '<|start|>',
+        '<|end|>', '<|message|>', '<|call|>'], '<|return|>')
     messages = chat('Hi', 'Hello.')
     examples, report = sft(tokenizer, messages)
     if examples:
@@ -447,19 +471,21 @@ def test_a_system_column_is_read_by_every_script(column):
     expected = prompt_of(tokenizer, chat('Hi', system='Be kind.'))
     assert 'Be kind.' in decode(tokenizer, expected)
     row = {column: 'Be kind.', '_where': 'x:1'}
-    for keys in ({'question': 'Hi', 'answer': '1'}, {'problem': 'Hi', 'answer': '1'}, {'prompt': 'Hi', 'answer': '1'},
-                 {'messages': chat('Hi'), 'answer': '1'}):
-        (prompt,), _ = rl_prompts([{**row, **keys, 'dataset': 'math'}], tokenizer, 1000)
+    for asked in ({'question': 'Hi'}, {'problem': 'Hi'}, {'prompt': 'Hi'}, {'messages': chat('Hi')}):
+        rl_row = {**row, **asked, 'answer': '1', 'dataset': 'math'}
+        (prompt,), _ = rl_prompts([rl_row], tokenizer, 1000)
         assert prompt['ids'] == expected and prompt['text'] == 'Hi'
     (example,), _ = sft_examples([{**row, 'prompt': 'Hi', 'completion': 'Hello.'}], tokenizer, 1000)
     assert example['ids'].tolist()[:len(expected)] == expected
-    (pair,), _ = preference_pairs([{**row, 'prompt': 'Hi', 'chosen': 'Hello.', 'rejected': 'Bye.'}], tokenizer, 1000)
+    sides = {**row, 'prompt': 'Hi', 'chosen': 'Hello.', 'rejected': 'Bye.'}
+    (pair,), _ = preference_pairs([sides], tokenizer, 1000)
     assert all(list(prompt) == expected for _, _, prompt in pair['docs'])
 
 
 def test_a_system_message_of_the_row_wins_over_the_column():
     tokenizer = deepseek(DEEPSEEK)
-    row = {'messages': chat('Hi', system='Be kind.'), 'system': 'Be rude.', 'answer': '1', 'dataset': 'math', '_where': 'x:1'}
+    row = {'messages': chat('Hi', system='Be kind.'), 'system': 'Be rude.', 'answer': '1',
+           'dataset': 'math', '_where': 'x:1'}
     (prompt,), _ = rl_prompts([row], tokenizer, 1000)
     assert prompt['ids'] == prompt_of(tokenizer, chat('Hi', system='Be kind.'))
 
@@ -470,7 +496,8 @@ def test_a_system_message_of_the_row_wins_over_the_column():
 def test_turns_that_stay_untrained_are_counted():
     """Qwen3 cuts the thoughts of earlier turns: what is left of them is not what the model would say."""
     tokenizer = qwen(original('qwen3'))
-    messages = chat('Hi', '<think>\nA greeting.\n</think>\n\nHello.', 'And?', '<think>\nMore.\n</think>\n\nBye.')
+    thoughts = ['<think>\nA greeting.\n</think>\n\nHello.', '<think>\nMore.\n</think>\n\nBye.']
+    messages = chat('Hi', thoughts[0], 'And?', thoughts[1])
     rows = [{'messages': chat('Hi', 'Hello.'), '_where': 'x:1'}, {'messages': messages, '_where': 'x:2'},
             {'messages': messages, '_where': 'x:3'}]
     kept, report = sft_examples(rows, tokenizer, 10000)
@@ -483,12 +510,17 @@ def test_turns_that_stay_untrained_are_counted():
 
 # --- T11: tokenizers that put white space before a text --------------------------------
 
+def mistral_spm(scheme):
+    tokens = ['<s>', '</s>', '[INST]', '[/INST]']
+    return sentencepiece(MISTRAL, tokens, '</s>', scheme, ['▁▁'], bos_token='<s>')
+
+
 @pytest.mark.parametrize('scheme', ['first', 'always', 'never'])
 @pytest.mark.parametrize('asked, said', [('Say </s> now', 'no'), ('x', 'I say </s>.'), ('</s>', '<s>'),
                                          ('<s></s>', '</s> </s>')])
 def test_spelled_tokens_where_white_space_is_put_before_a_text(scheme, asked, said):
     """Kept with the right tokens, or dropped with the reason; never control."""
-    tokenizer = sentencepiece(MISTRAL, ['<s>', '</s>', '[INST]', '[/INST]'], '</s>', scheme, ['▁▁'], bos_token='<s>')
+    tokenizer = mistral_spm(scheme)
     examples, report = sft(tokenizer, chat(asked, said))
     if not examples:
         assert 'special token' in next(iter(report['dropped']))
@@ -510,7 +542,7 @@ def bare(text):
 @pytest.mark.parametrize('scheme', ['first', 'always', 'never'])
 @pytest.mark.parametrize('text', ['Hello.', ' Hello.', '    return 1', '\n\nhello', 'é 你好', 'a  b '])
 def test_sentencepiece_tokens_are_those_of_transformers(scheme, text):
-    tokenizer = sentencepiece(MISTRAL, ['<s>', '</s>', '[INST]', '[/INST]'], '</s>', scheme, ['▁▁'], bos_token='<s>')
+    tokenizer = mistral_spm(scheme)
     messages = chat(f'Say {text}', text)
     (example,), report = sft(tokenizer, messages)
     assert not report['dropped']
@@ -525,7 +557,8 @@ def test_a_folder_with_only_tekken_json(tmp_path):
     (tmp_path / 'tekken.json').write_text('{"config": {}, "vocab": [], "special_tokens": []}')
     with pytest.raises(UserError):
         used(load_tokenizer(str(tmp_path)))
-    (tmp_path / 'config.json').write_text('{"model_type": "mistral", "architectures": ["MistralForCausalLM"]}')
+    config = '{"model_type": "mistral", "architectures": ["MistralForCausalLM"]}'
+    (tmp_path / 'config.json').write_text(config)
     with pytest.raises(UserError):
         used(load_tokenizer(str(tmp_path)))
 
@@ -575,8 +608,12 @@ def test_thoughts_without_their_opening_mark():
 @pytest.mark.parametrize('name', ['llama3_1', 'qwen2_5', 'qwen3', 'phi3_5'])
 def test_two_replies_in_a_row(name):
     turn = ['<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>']
-    tokenizer = (byte_level(original(name), turn, '<|eot_id|>', bos_token=turn[0]) if name == 'llama3_1' else
-                 phi3(original(name)) if name == 'phi3_5' else qwen(original(name)))
+    if name == 'llama3_1':
+        tokenizer = byte_level(original(name), turn, '<|eot_id|>', bos_token=turn[0])
+    elif name == 'phi3_5':
+        tokenizer = phi3(original(name))
+    else:
+        tokenizer = qwen(original(name))
     messages = [*chat('Hi', 'One.'), {'role': 'assistant', 'content': 'Two.'}]
     (example,), report = sft(tokenizer, messages)
     assert not report['dropped']
@@ -607,8 +644,8 @@ class Clock(datetime.datetime):
 @pytest.mark.parametrize('name', ['llama3_2', 'gptoss'])
 def test_tokens_do_not_depend_on_the_day(monkeypatch, name):
     monkeypatch.setattr(chat_template_utils, 'datetime', Clock)
-    tokens = ['<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', '<|start|>', '<|message|>',
-              '<|end|>', '<|return|>', '<|channel|>']
+    tokens = ['<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', '<|start|>',
+              '<|message|>', '<|end|>', '<|return|>', '<|channel|>']
     tokenizer = byte_level(original(name), tokens, '<|eot_id|>' if name == 'llama3_2' else '<|return|>',
                            bos_token='<|begin_of_text|>')
     found = []
@@ -643,9 +680,10 @@ def test_our_training_templates_write_what_the_originals_write(family):
     """For rows where the original is well-behaved: no system message for Mistral's, no thoughts for R1's."""
     theirs, mine, _ = families()[family]
     rows = [chat('Hi', 'Hello.'), chat('Hi', 'Hello.\n'), chat('Hi', '  Hello.')]
-    rows += {'qwen3': [chat('Hi', THOUGHT), chat('Hi', 'Hello.', system='Be kind.'), chat('Hi', THOUGHT, system='Be kind.')],
-             'r1': [chat('Hi', 'Hello.', 'And?', 'Bye.'), chat('Hi', 'Hello.', system='Be kind.')],
-             'mistral': [chat('Hi', 'Hello.', 'And?', 'Bye.')]}[family]
+    turns = chat('Hi', 'Hello.', 'And?', 'Bye.')
+    with_system = chat('Hi', 'Hello.', system='Be kind.')
+    rows += {'qwen3': [chat('Hi', THOUGHT), with_system, chat('Hi', THOUGHT, system='Be kind.')],
+             'r1': [turns, with_system], 'mistral': [turns]}[family]
     for messages in rows:
         assert as_transformers(mine, messages) == as_transformers(theirs, messages)
     if family != 'r1':  # whose prompt opens thoughts
@@ -657,9 +695,10 @@ def test_our_training_templates_write_what_the_originals_write(family):
 @pytest.mark.parametrize('family', ['qwen3', 'r1', 'mistral'])
 @pytest.mark.parametrize('system', [None, '', 'Be kind.'])
 def test_our_training_templates_train_every_turn(family, system):
-    """A conversation begins with the prompt of each of its replies: thoughts or none, a system message or none."""
+    """A conversation begins with the prompt of each of its replies, with and without thoughts."""
     _, tokenizer, end = families()[family]
-    for replies in (['Hello.', 'Bye.', 'Ja.'], [THOUGHT, THOUGHT, THOUGHT], [THOUGHT, 'Bye.', THOUGHT], ['Hello.', THOUGHT, '    x']):
+    for replies in (['Hello.', 'Bye.', 'Ja.'], [THOUGHT, THOUGHT, THOUGHT], [THOUGHT, 'Bye.', THOUGHT],
+                    ['Hello.', THOUGHT, '    x']):
         messages = chat('Hi', replies[0], 'And?', replies[1], 'So?', replies[2], system=system)
         text = data.render(tokenizer, messages)
         places = [i for i, message in enumerate(messages) if message['role'] == 'assistant']
