@@ -140,6 +140,7 @@ BEGIN, END = '\ufdd0', '\ufdd1'  # around what spells a control token and is tex
 OPEN, CLOSE = '\ufdd2', '\ufdd3'  # around the words of a reply, to find it in a conversation
 LEAD = '\ufdd4'  # a control token of our own, to stand before a text
 NOT_UNICODE = re.compile('[\ud800-\udfff\ufdd0-\ufdd4]')  # our marks, and halves of surrogate pairs
+A_THOUGHT = 'ruminate'  # a word that no template holds, to try templates with
 THINKING = frozenset(THINKING_MARKS) | frozenset(THINKING_MARKS.values())
 
 SPELLED = 'a control token is spelled out, and this tokenizer cannot take it as text'
@@ -239,8 +240,8 @@ class Chat:
         Most templates look for </think> in the content. To gpt-oss's it is a text like any other.
         """
         asked = {'role': 'user', 'content': 'ask'}
-        inside = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply'}
-        apart = message_with('assistant', 'reply', 'reason')
+        inside = {'role': 'assistant', 'content': f'<think>\n{A_THOUGHT}\n</think>\n\nreply'}
+        apart = message_with('assistant', 'reply', A_THOUGHT)
         try:
             with_inside = self.call_template([asked, inside])
             with_apart = self.call_template([asked, apart])
@@ -248,7 +249,7 @@ class Chat:
             return False
         # where the template did not see that these are thoughts, it wrote an empty block before
         # them
-        if 'reason' not in with_apart:
+        if A_THOUGHT not in with_apart:
             return False
         return with_inside.count('</think>') > with_apart.count('</think>')
 
@@ -370,7 +371,8 @@ class Chat:
             messages.append({'role': 'user', 'content': f'ask {i}'})
             replies.append(len(messages))
             messages.append({'role': 'assistant', 'content': f'reply {i}'})
-        thoughtful = {'role': 'assistant', 'content': '<think>\nreason\n</think>\n\nreply 2'}
+        content = f'<think>\n{A_THOUGHT}\n</think>\n\nreply 2'
+        thoughtful = {'role': 'assistant', 'content': content}
         try:
             text = self.call_template(messages)
             prompts = [self.call_template(messages[:place], prompt=True) for place in replies]
@@ -386,7 +388,7 @@ class Chat:
         for i, prompt in enumerate(prompts):
             openings.append(text[len(prompt):text.find(f'reply {i}', len(prompt))])
         # 3. the same around the thoughts of the last one
-        before, _, behind = thinking.removeprefix(last_prompt).partition('reason')
+        before, _, behind = thinking.removeprefix(last_prompt).partition(A_THOUGHT)
         behind = behind.partition('reply 2')[0]
         # 4. whether earlier replies can be found by their header
         has_all_prompts = all(text.startswith(prompt) for prompt in prompts)
@@ -489,6 +491,7 @@ class Chat:
 
     def can_be_cut(self, pieces):
         """Whether the pieces have the same ids on their own as where they stand."""
+        # most tokenizers
         if self.is_piecewise:
             return True
         # behind a control token, which `lead` is as well

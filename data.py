@@ -50,6 +50,9 @@ THOUGHTS_NEEDED = (
 THOUGHTS_LOST = (
     'the chat template leaves out the thoughts of the reply: take a training template that keeps '
     'them, --chat_template=FILE (config/ has qwen3_training.jinja, r1_training.jinja)')
+THOUGHTS_CLOSED = (
+    'the chat template closes the thoughts in the prompt and the reply has some: take rows without '
+    'thoughts, or a training template, --chat_template=FILE')
 # what the report notes of rows that are kept
 NOT_TRAINED = ('assistant turns are not trained: the chat template cuts their thoughts, or writes '
                'them in another way than a prompt')
@@ -114,6 +117,7 @@ def lay_out_prompt(chat, messages):
     text = chat.call_template(protected, prompt=True)
     spans = {}
     replies = findable_replies(chat, protected)
+    # the usual prompt is one turn
     if replies:
         text_of_marked, places = render_with_marks(chat, protected, replies, prompt=True)
         if text_of_marked == text:
@@ -140,7 +144,9 @@ def last_span(chat, content, text, prompt):
     found = chat.end_pattern.search(text, begin)
     if found is None:
         raise Drop(NO_END)
-    # 2. it says what the message says
+    # 2. it says what the message says, and may be said there
+    if closes_thoughts(prompt) and has_thoughts(content):
+        raise Drop(THOUGHTS_CLOSED)
     said = text[begin:found.start()]
     if said.strip() != content.strip():
         check_reply(chat, said, content, prompt)
@@ -167,6 +173,7 @@ def check_reply(chat, said, content, prompt):
         the template completes thoughts whose opening mark is missing
         the prompt has opened the thoughts already
     """
+    # as templates may change white space
     said, want = bare(said), bare(content)
     # 1. word for word, or with the opening mark that the row left out
     if said in (want, '<think>' + want):
@@ -214,6 +221,11 @@ def why_not(said, want, prompt):
     return REWRITES
 
 
+def closes_thoughts(prompt):
+    """Whether a prompt ends with the end of thoughts: no more of them can follow."""
+    return any(prompt.rstrip().endswith(closing) for closing in THINKING_MARKS.values())
+
+
 def has_thoughts(text):
     """Whether a reply holds thoughts, by their closing mark."""
     return any(closing in text for closing in THINKING_MARKS.values())
@@ -224,6 +236,7 @@ def words_of(content):
     # behind the last closing mark of any kind
     begin = 0
     for closing in THINKING_MARKS.values():
+        # of several kinds the last one counts
         if closing in content:
             begin = max(begin, content.rindex(closing) + len(closing))
     while content[begin:begin + 1].isspace():
@@ -255,6 +268,7 @@ def render_with_marks(chat, protected, indices, prompt=False):
     looks at the words may write another text because of them: the caller has to compare. [] where
     the template loses or repeats a mark.
     """
+    # the usual row has one reply, the last
     if not indices:
         return chat.call_template(protected, prompt), []
     # 1. put the marks
@@ -283,6 +297,7 @@ def render_with_marks(chat, protected, indices, prompt=False):
 def earlier_spans(chat, protected, replies, places, text):
     """{index: Span} of the replies that can be shown to be right. places: Span of their words."""
     form = chat.format_of(protected)
+    # a reply that is not found is passed over: the others may be right
     spans = {}
     last_end = 0  # of the reply before
     for i, words in zip(replies, places):
@@ -331,15 +346,39 @@ def behind_prompt(chat, protected, last, text, prompt):
     if found is None:
         raise Drop(NO_END)
     # 2. the reply begins behind its header, which the prompt ends with
-    header = text.rfind(form.header, asked.end, words.begin)
-    if header < 0 or not prompt.endswith(form.header):
+    if not prompt.endswith(form.header):
         raise Drop(reason)
-    begin = header + len(form.header)
+    begin = behind_header(text, form.header, asked.end, words.begin)
+    if begin is None:
+        raise Drop(reason)
     # 3. from there on it is the reply
     check_reply(chat, text[begin:found.start()], content, prompt)
     end = end_of(chat, found, text)
     span = Span(len(prompt), len(prompt) + end - begin)
     return prompt + text[begin:], span
+
+
+def behind_header(text, header, low, high):
+    """The place behind the last header in text[low:high]; None without one.
+
+    A header may open thoughts, '<|im_start|>assistant\\n<think>\\n', that the conversation opens in
+    another way or not at all (QwQ). Then the place is behind its own opening mark, if thoughts follow.
+    """
+    place = text.rfind(header, low, high)
+    if place >= 0:
+        return place + len(header)
+    # without the mark that opens thoughts
+    for opening, closing in THINKING_MARKS.items():
+        if not header.rstrip().endswith(opening):
+            continue
+        without = header.rstrip().removesuffix(opening)
+        place = text.rfind(without, low, high)
+        if place < 0 or closing not in text[place:high]:
+            return None
+        # the prompt has said the mark: the reply must not say it again
+        begin = place + len(without)
+        return begin + len(opening) if text.startswith(opening, begin) else begin
+    return None
 
 
 def mask_of(pieces_ids, are_trained):
@@ -411,6 +450,7 @@ def tokenised(rows, chat, report, read):
             if waiting is not None:
                 yield from usable(*waiting, report)
             waiting = batch, encoding
+        # the last one
         if waiting is not None:
             yield from usable(*waiting, report)
 
@@ -434,6 +474,7 @@ def read_batch(rows, report, read):
 def usable(batch, encoding, report):
     """Yields (where, extra, ids, notes) of the rows whose conversations could all be encoded."""
     encoded = iter(encoding.result())
+    # to each row its own
     for row in batch:
         ids = [next(encoded) for _ in row.conversations]
         reasons = [reason for reason in ids if isinstance(reason, Drop)]

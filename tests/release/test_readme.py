@@ -55,7 +55,7 @@ def test_commands_can_be_typed(command):
         command = command.replace('<', ' ').replace("'", '"')
     words = shlex.split(command)
     if words[0] == 'make':
-        targets = re.findall(r'^(\w+):', read('Makefile'), re.M)
+        targets = re.findall(r'^([\w-]+):', read('Makefile'), re.M)
         assert {word for word in words[1:] if '=' not in word} <= set(targets)
     elif words[0] in ('diff', 'git'):
         files = [word for word in words[1:] if '.' in word]
