@@ -468,14 +468,16 @@ class Chat:
         # what a token takes of the white space behind it has no token of its own
         if self.space_takers:
             conversations = [self.without_taken_space(pieces) for pieces in conversations]
-        plain = [pieces for pieces in conversations if self.way_of(pieces) is None]
+        ways = [self.way_of(pieces) for pieces in conversations]
+        plain = [pieces for pieces, way in zip(conversations, ways) if way is None]
         ids_of_plain = iter(self.encode_plain(plain))
         encoded = []
-        for pieces in conversations:
-            way = self.way_of(pieces)
+        for pieces, way in zip(conversations, ways):
             try:
                 ids = next(ids_of_plain) if way is None else way(pieces)
-                self.check_text(pieces, ids)
+                # byte-level tokenizers and those with a token for every byte lose no text
+                if not self.is_lossless:
+                    self.check_text(pieces, ids)
             except Drop as reason:
                 ids = reason
             encoded.append(ids)
@@ -485,7 +487,7 @@ class Chat:
         """The method that encodes the pieces; None for the fast way of `encode_plain`."""
         if not self.can_be_cut(pieces):
             return self.encode_together
-        if any(BEGIN in piece for piece in pieces):
+        if BEGIN in ''.join(pieces):
             return self.encode_pieces
         return None
 
@@ -664,10 +666,6 @@ class Chat:
 
     def check_text(self, pieces, ids):
         """Raises Drop where decoding does not give the text back: a character is unknown."""
-        # byte-level tokenizers and those with a token for every byte
-        if self.is_lossless:
-            return
-        # others are tried with every text
         for piece, piece_ids in zip(pieces, ids):
             if bare(self.decoded(piece_ids)) != bare(piece):
                 raise Drop('the tokenizer does not give the text back')

@@ -482,7 +482,7 @@ def usable(batch, encoding, report):
             count(report['dropped'], str(reasons[0]), row.where)
             continue
         notes = row.notes
-        if any(BEGIN in piece for pieces in row.conversations for piece in pieces):
+        if any(BEGIN in ''.join(pieces) for pieces in row.conversations):
             notes = [*notes, (SPELLED_OUT, 1)]
         yield row.where, row.extra, ids, notes
 
