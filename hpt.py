@@ -171,7 +171,8 @@ for name, passes, begin, end in sources:
     kept, report[name] = rl_prompts(
         rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction, languages)
     kept, counts = add_demonstrations(kept, name)
-    report[f'{name}, demonstrations'] = counts
+    if counts['rows']:
+        report[f'{name}, demonstrations'] = counts
     weighted.append((passes, range(len(prompts), len(prompts) + len(kept))))
     prompts += kept
 order = Order(weighted, seed)
