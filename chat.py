@@ -7,11 +7,11 @@ token ids. What a content spells out is never control.
 import bisect
 import datetime
 import functools
-import itertools
 import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
@@ -25,15 +25,16 @@ from rows import Drop
 SPECIALS = ['<|pad|>', '<|endoftext|>', '<|system|>', '<|user|>', '<|assistant|>', '<|end|>']
 TEMPLATE = ("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
-FIXED_DATE = '2024-07-26'  # the day that Llama 3's template has for want of a date
+FIXED_DATE = '2024-07-26'  # the day that Llama 3's template writes when it is told none
 
 
 def load_tokenizer(name, chat_template='', template_date=''):
     """The tokenizer of a hub id or folder; byte_tokenizer for 'tiny' and 'random:...'.
 
-    chat_template: a file with a Jinja template that replaces the tokenizer's own. template_date:
-    the day (YYYY-MM-DD) that a template is told which asks for today's. Token ids, and so a resumed
-    run, must not depend on the day. It is saved with the tokenizer. Raises UserError.
+    chat_template: a file with a Jinja template that replaces the tokenizer's own.
+    template_date: the day (YYYY-MM-DD) that is given to a template that asks for today's date. It
+    is saved with the tokenizer: token ids, and so a resumed run, must not depend on the day.
+    Raises UserError.
     """
     try:
         # models that are made from scratch read and write bytes
@@ -158,6 +159,12 @@ class Format:
     is_stable: bool  # a conversation begins with each reply's prompt, and earlier ones are alike
 
 
+class Part(NamedTuple):
+    """A part of a text: one control token, or what stands between two of them."""
+    text: str
+    is_control: bool
+
+
 class Chat:
     """A tokenizer and its chat template: renders conversations and encodes texts.
 
@@ -227,6 +234,7 @@ class Chat:
             # other keys of a message, like 'train', are not the template's
             role = message['role']
             content = self.protect(message['content'], role)
+            # apart from the words, if the template wants them so
             thoughts = ''
             if role == 'assistant' and self.takes_thoughts_apart:
                 thoughts, content = thoughts_and_words(content)
@@ -247,10 +255,9 @@ class Chat:
             with_apart = self.call_template([asked, apart])
         except Drop:
             return False
-        # where the template did not see that these are thoughts, it wrote an empty block before
-        # them
         if A_THOUGHT not in with_apart:
             return False
+        # a template that did not see the thoughts in the content wrote an empty block before them
         return with_inside.count('</think>') > with_apart.count('</think>')
 
     # control tokens
@@ -258,7 +265,7 @@ class Chat:
     @functools.cached_property
     def control(self):
         """Text of each control token -> its id."""
-        # what the template may write: in this conversation, or in one with tools
+        # what the template writes in a conversation, and what it names for one with tools
         may_write = self.written + str(self.tokenizer.chat_template)
         control = {}
         for token_id, token in self.added.items():
@@ -336,6 +343,7 @@ class Chat:
         replied = {'role': 'assistant', 'content': 'reply'}
         # what stands behind the reply
         _, found, after = self.call_template([asked, replied]).rpartition('reply')
+        # a template that rewrites its words, or writes nothing behind them
         if not found or not after.strip():
             return set()
         # the first token behind the reply, if it is one of the added ones
@@ -413,9 +421,9 @@ class Chat:
     def lead(self):
         """A control token to put before a piece, whose id is taken off again; '' if there is none.
 
-        Some tokenizers put a blank before the first word of a text: Mistral's give 'Hi' the id of '
-        Hi'. Behind a control token a piece is encoded as it is in the midst of a text. Where pieces
-        are the same anywhere, none is needed.
+        Some tokenizers (Mistral's) put a blank before the first word of a text, so that it has the
+        id of a word in the midst of a sentence. Behind a control token a piece is encoded as it is
+        in the midst of a text. Where pieces are the same anywhere, none is needed.
         """
         if self.is_piecewise:
             return ''
@@ -493,7 +501,7 @@ class Chat:
 
     def can_be_cut(self, pieces):
         """Whether the pieces have the same ids on their own as where they stand."""
-        # most tokenizers
+        # most tokenizers: those that work on bytes
         if self.is_piecewise:
             return True
         # behind a control token, which `lead` is as well
@@ -517,6 +525,7 @@ class Chat:
 
     def encode_pieces(self, pieces):
         """The ids of each piece of a conversation that spells out a control token."""
+        # nothing stands before the first piece, so that it may begin with a blank of its own
         first = self.encode_protected(pieces[0], is_first=True)
         return [first, *(self.encode_protected(piece, is_first=False) for piece in pieces[1:])]
 
@@ -588,32 +597,33 @@ class Chat:
         is_first: no other text stands before it.
         """
         # 1. take the marked text apart from the rest, and control tokens from the text
-        parts = []  # (whether it is a control token, text), in order
+        parts = []
         for i, stretch in enumerate(re.split(f'{BEGIN}(.*?){END}', marked, flags=re.DOTALL)):
             # every second stretch stood between marks
             if i % 2 == 1:
-                parts.append((False, stretch))
+                parts.append(Part(stretch, is_control=False))
                 continue
-            for j, part in enumerate(re.split(f'({self.control_pattern.pattern})', stretch)):
-                parts.append((j % 2 == 1, part))
+            # and every second part of another stretch is a control token
+            for j, text in enumerate(re.split(f'({self.control_pattern.pattern})', stretch)):
+                parts.append(Part(text, is_control=j % 2 == 1))
 
         # 2. neighbouring texts are one text: a mark must not change how words are cut into tokens
-        groups = []  # (whether they are control, texts)
-        for is_control, group in itertools.groupby(parts, key=lambda part: part[0]):
-            texts = [text for _, text in group]
-            groups.append((is_control, texts if is_control else [''.join(texts)]))
+        joined = []
+        for part in parts:
+            if joined and not part.is_control and not joined[-1].is_control:
+                part = Part(joined.pop().text + part.text, is_control=False)
+            joined.append(part)
 
-        # 3. encode; some control tokens take the white space before or behind them
+        # 3. encode; a text stands between control tokens, and some take the white space beside them
         ids = []
-        for i, (is_control, texts) in enumerate(groups):
-            if is_control:
-                ids += [self.control[text] for text in texts]
+        for i, part in enumerate(joined):
+            if part.is_control:
+                ids.append(self.control[part.text])
                 continue
-            # the neighbours of a text are control
-            (text,) = texts
-            if i > 0 and self.flags(groups[i - 1][1][-1]).rstrip:
+            text = part.text
+            if i > 0 and self.flags(joined[i - 1].text).rstrip:
                 text = text.lstrip()
-            if i + 1 < len(groups) and self.flags(groups[i + 1][1][0]).lstrip:
+            if i + 1 < len(joined) and self.flags(joined[i + 1].text).lstrip:
                 text = text.rstrip()
             ids += self.text_ids(text, is_first and not ids)
         return ids
@@ -673,8 +683,7 @@ class Chat:
     @functools.cached_property
     def is_lossless(self):
         """Whether texts come back when their ids are decoded: tried with many scripts."""
-        # Latin, Greek, Cyrillic and what stands between; then other scripts, an emoji and control
-        # characters
+        # Latin, Greek and Cyrillic; then other scripts, an emoji and control characters
         letters = ''.join(map(chr, range(32, 0x500)))
         page = letters + 'السلام 你好 नमस्ते 안녕 \U0001f600\u200d\U0010ffff\t\r\n\x00\x7f'
         (ids,) = self.ids_of([page])

@@ -68,14 +68,14 @@ class Span(NamedTuple):
 
 class Piece(NamedTuple):
     """A part of a conversation that is tokenised on its own."""
-    text: str  # as Chat.render marks it
+    text: str  # as Chat.render writes it
     is_trained: bool
 
 
 @dataclass
 class Layout:
     """A conversation, cut into pieces."""
-    text: str  # as Chat.render marks it
+    text: str  # as Chat.render writes it
     pieces: list  # Pieces: before a reply, the reply, before the next reply, ..., the rest
     n_untrained: int = 0  # replies that the row wants trained and that are not
 
@@ -183,8 +183,8 @@ def check_reply(chat, said, content, prompt):
         block = re.match(r'(<(\w+)></\2>)?', said)[0]
         if said in (block + want, bare(usable_opening(chat)) + want):
             return
-    # 3. thoughts and words in the places that the template has for them
-    # a system message does not change how a reply is written
+    # 3. thoughts and words in the places that the template has for them, which are the same with
+    # and without a system message
     form = chat.formats[False]
     if form is not None and has_thoughts(want):
         thoughts, words = thoughts_and_words(content)
@@ -250,13 +250,14 @@ def findable_replies(chat, protected):
     for i, message in enumerate(protected):
         if message['role'] == 'assistant' and has_words(message):
             found.append(i)
-    # a template that writes an earlier turn in another way than a prompt would train what is never
-    # asked
+    # where a template writes an earlier turn in another way than in a prompt, the model would be
+    # trained on a context that it never meets
     form = chat.format_of(protected) if found else None
     return found if form is not None and form.is_stable else []
 
 
 def has_words(message):
+    """Whether a message says something besides thoughts."""
     words = words_of(message['content'])
     return words.begin < words.end
 
@@ -320,7 +321,7 @@ def earlier_spans(chat, protected, replies, places, text):
 
 
 def is_earlier_reply(form, said, want):
-    """Whether an earlier reply says what its message says. The template may have cut the thoughts."""
+    """Whether an earlier reply says what its message says: the thoughts may have been cut."""
     return said in (want, bare(form.earlier_opening) + want, '<think>' + want)
 
 
@@ -362,7 +363,8 @@ def behind_header(text, header, low, high):
     """The place behind the last header in text[low:high]; None without one.
 
     A header may open thoughts, '<|im_start|>assistant\\n<think>\\n', that the conversation opens in
-    another way or not at all (QwQ). Then the place is behind its own opening mark, if thoughts follow.
+    another way or not at all (QwQ). Then the place is behind its own opening mark, if thoughts
+    follow.
     """
     place = text.rfind(header, low, high)
     if place >= 0:
@@ -420,8 +422,7 @@ def new_report(n_rows):
 
 
 def count(counts, reason, where, n=1):
-    """Counts a reason, with the place where it was met first."""
-    # {reason: [count, first place]}
+    """Counts a reason in {reason: [count, place where it was met first]}."""
     counts.setdefault(reason, [0, where])[0] += n
 
 
@@ -487,7 +488,7 @@ def usable(batch, encoding, report):
         yield row.where, row.extra, ids, notes
 
 
-def keep(report, where, notes):
+def count_notes(report, where, notes):
     """Counts what is strange about a row that is kept."""
     for note, n in notes:
         if note == SPELLED_OUT:
@@ -578,8 +579,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
     eos = [tokenizer.eos_token_id]
 
     def read(row):
-        """Which pieces are trained (None: a document), the pieces' texts, and notes for the report.
-        """
+        """Which pieces are trained (None: a document), their texts, and notes for the report."""
         example = example_of(row)
         if example.document is not None:
             notes = [(note, 1) for note in example.notes]
@@ -602,7 +602,7 @@ def sft_examples(rows, tokenizer, max_length, overlong='drop', required=True):
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
-        keep(report, where, notes)
+        count_notes(report, where, notes)
         examples.append({'ids': ids, 'mask': mask, 'where': where})
     return examples, finish_report(report, examples, required)
 
@@ -641,7 +641,7 @@ def preference_pairs(rows, tokenizer, max_length, overlong='drop'):
         except Drop as reason:
             count(report['dropped'], str(reason), where)
             continue
-        keep(report, where, notes)
+        count_notes(report, where, notes)
         pairs.append({**pair_docs(chosen, rejected), 'where': where})
     return pairs, finish_report(report, pairs)
 
@@ -739,7 +739,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         if len(ids) > max_prompt_tokens:
             count(report['dropped'], f'longer than max_prompt_tokens={max_prompt_tokens}', where)
             continue
-        keep(report, where, notes)
+        count_notes(report, where, notes)
         prompts.append({'ids': ids, **prompt, 'where': where})
     return prompts, finish_report(report, prompts)
 
@@ -868,11 +868,12 @@ class Segment(NamedTuple):
 def collate(docs):
     """Documents end to end, as the model takes them.
 
-    docs: a list of (ids, mask) or (ids, mask, prompt ids). Returns 'ids' (T,) of the segments, their
-    'lengths' and 'parents' (see model.Documents), 'index' (N,) of the scored tokens and 'doc' (N,),
-    the document of each. Scored is a token whose mask is True; never a document's first, as nothing
-    predicts it. A prompt that several documents name, the same list, is there once. No docs: two
-    tokens, none scored, as a rank without work must still take part in the all-reduce.
+    docs: a list of (ids, mask) or (ids, mask, prompt ids).
+    Returns 'ids' (T,) of the segments, their 'lengths' and 'parents' (see model.Documents), 'index'
+    (N,) of the scored tokens and 'doc' (N,), the document of each. Scored is a token whose mask is
+    True; never a document's first, as nothing predicts it. A prompt that several documents name,
+    the same list, is there once. No docs: two tokens, none scored, as a rank without work must
+    still take part in the all-reduce.
     """
     # 1. what stands after what
     segments = []

@@ -10,7 +10,6 @@ False where the row says that a turn is not to be trained. data.py turns message
 
 To add a shape for sft.py, add a pair of columns to PAIRS, or an adapter to SHAPES.
 """
-import ast
 import bisect
 import fnmatch
 import glob
@@ -26,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import RANK, UserError
-from rewards.answers import boxed
+from rewards.answers import boxed, read_literal
 
 # --- files --------------------------------------------------------------------
 
@@ -369,7 +368,10 @@ def plain(value):
         return value
     # numpy's arrays and scalars, as parquet files give them through pandas
     if isinstance(value, np.ndarray):
-        value = value.tolist()
+        value = list(value)
+    # 0.1 of float32 is 0.10000000149011612 as a Python float, and not what the file says
+    if isinstance(value, np.floating):
+        value = float(str(value))
     if isinstance(value, np.generic):
         value = value.item()
     # NaN is what pandas writes where a column is empty; only it differs from itself
@@ -396,23 +398,13 @@ def plain_row(row):
     return filled
 
 
-def parsed(text):
-    """What a text holds as JSON or as Python prints it; None if it is neither."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            pass
-    return None
-
-
 def is_empty(value):
     """Like is_blank, and also for '[]' or 'null' stored as a text and for lists of such values."""
     if isinstance(value, str):
         text = value.strip()
         # files store lists and dicts as texts, too
         if text.startswith(('[', '{')) and len(text) < 1000:
-            value = parsed(text)
+            value = read_literal(text)
             return value is not None and is_empty(value)
         return text in ('', 'null', 'None')
     if isinstance(value, dict):
@@ -431,7 +423,7 @@ def is_blank(value):
 
 def only_item(value):
     """The item of a list of one; anything else as it is."""
-    # open-instruct's ground_truth is a list of one
+    # open-instruct's rows name their data set in a list of one
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value
@@ -479,8 +471,8 @@ def levels(difficulties):
 
 
 # --- messages -----------------------------------------------------------------
-# names that the data sets of the field have for the same things
-ROLES = {  # as it is written in a row, in small letters -> as chat templates have it
+# a role as rows write it, in small letters -> as chat templates have it
+ROLES = {
     'system': 'system', 'developer': 'system',
     'user': 'user', 'human': 'user', 'prompter': 'user',
     'assistant': 'assistant', 'gpt': 'assistant', 'chatgpt': 'assistant', 'bing': 'assistant',
@@ -523,7 +515,7 @@ def stored_messages(text):
     is_list_of_dicts = re.match(r"""\s*\[?\s*\{\s*['"]""", text)
     if not is_list_of_dicts or not re.search(r"""['"](role|from)['"]\s*:""", text):
         return None
-    value = parsed(text)
+    value = read_literal(text)
     if value is None:
         # a list of messages that was cut, or printed by numpy without its commas
         if re.match(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]""", text):
@@ -550,7 +542,7 @@ def read_message(message):
     """A message in any spelling -> {'role', 'content'}, perhaps 'train': False. Raises Drop."""
     # 1. a list of messages may store each as a text
     if isinstance(message, str):
-        message = parsed(message)
+        message = read_literal(message)
     if not isinstance(message, dict):
         raise Drop(NO_TEXT)
     # 2. what a message holds beside a text cannot be trained here
@@ -560,10 +552,8 @@ def read_message(message):
     role = role_of(message)
     if role is None:
         raise Drop(NO_ROLE)
-
     if message.get('channel') not in (None, 'final'):
-        raise Drop('a message in a channel of its own: thoughts belong into reasoning_content')
-
+        raise Drop('a message in a channel of its own: thoughts belong in reasoning_content')
     # 3. thoughts of their own stand before the text, as models write them
     content = message.get('content')
     content = content_of(message.get('value') if content is None else content)
@@ -588,8 +578,9 @@ def thoughts_of(message):
 
 
 def with_thoughts(content, thoughts):
-    """The text with thoughts before it, unless it holds them already."""
-    if not thoughts or thoughts.strip() in content:
+    """The text with thoughts before it, unless it begins with them already."""
+    written, _, _ = content.rpartition('</think>')
+    if not thoughts or thoughts.strip() in written:
         return content
     return f'<think>\n{thoughts}\n</think>\n\n{content}'
 
@@ -604,7 +595,7 @@ def content_of(content):
         # parts may be stored as a text, like messages
         if not STORED_PARTS.match(content):
             return content
-        parts = parsed(content)
+        parts = read_literal(content)
         if not isinstance(parts, list):
             return content
         content = parts
@@ -696,7 +687,7 @@ def history_of(row):
         return []
     # it may be stored as a text, like messages
     if isinstance(history, str):
-        history = parsed(history)
+        history = read_literal(history)
     if not isinstance(history, list):
         raise Drop('history holds no turns')
     messages = []
@@ -761,7 +752,7 @@ def unused_columns(row, messages):
         return notes
     for name in THOUGHTS:
         if not is_empty(row.get(name)):
-            notes.append(f'column {name} is not used: thoughts belong into the messages')
+            notes.append(f'column {name} is not used: thoughts belong in the messages')
     # the columns that with_columns leaves alone where the messages have a system turn
     systems = [message['content'] for message in messages if message['role'] == 'system']
     for name in ('system', 'system_prompt'):
@@ -822,10 +813,12 @@ def example_of_pair(row, asked, replied):
     """
     prompt = turns(row[asked], 'user')
     reply = turns(row[replied], 'assistant')
-    # some rows repeat in the reply what is asked
-    said = [message for message in prompt if message['role'] != 'system']
-    if reply[:len(said)] == said:
-        reply = reply[len(said):]
+    # some rows repeat in the reply what is asked, with or without its system message
+    without_system = [message for message in prompt if message['role'] != 'system']
+    for asked_before in (prompt, without_system):
+        if reply[:len(asked_before)] == asked_before:
+            reply = reply[len(asked_before):]
+            break
     if reply and reply[0]['role'] != 'assistant':
         raise Drop(f'column {replied} does not begin with a reply')
     messages = with_columns(row, prompt, asked)
@@ -968,8 +961,8 @@ def side_of(row, side, asked, column):
         return with_columns(row, asked, column) + messages
     # 2. the side is the whole conversation, and the prompt's column may say it once more
     # (UltraFeedback, TULU 3); a system message may stand only there
+    # (a side without messages is dropped later, with its reason)
     *prompt, reply = messages or [{'role': '', 'content': ''}]
-    # a row whose side is empty is dropped later, with its reason
     roles = [message['role'] for message in prompt]
     if 'system' not in roles:
         prompt = [message for message in asked if message['role'] == 'system'] + prompt
@@ -1057,7 +1050,7 @@ def truth_of(row):
     # verl's {'style': 'rule', 'ground_truth': '4'}, which may be stored as a text
     reward_model = row.get('reward_model')
     if isinstance(reward_model, str):
-        reward_model = parsed(reward_model)
+        reward_model = read_literal(reward_model)
     if isinstance(reward_model, dict):
         reward_model = reward_model.get('ground_truth')
     # GSM8K's answer is worked out, and ends in '#### 1,234'

@@ -396,16 +396,22 @@ def first_answer(text, places, read):
 
 
 # --- truths that are given as text ----------------------------------------------
-@functools.lru_cache(1024)
-def parsed(text):
-    """A text of JSON, or of Python's literals, read; the text itself if it is neither."""
-    # the text is a row's, not a model's; literal_eval runs nothing
+def read_literal(text):
+    """What a text holds as JSON or as Python prints it; None if it is neither."""
+    # literal_eval runs nothing
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
         except (SyntaxError, *GIVE_UPS):
             pass
-    return text
+    return None
+
+
+@functools.lru_cache(1024)
+def parsed(text):
+    """The same for truths, which every completion needs again; the text itself if it is neither."""
+    value = read_literal(text)
+    return text if value is None else value
 
 
 def loaded(truth, sort=object):

@@ -107,7 +107,7 @@ def test_columns_that_are_not_used_are_counted():
     _, report = sft_examples(rows, TINY, 1000)
     notes = {'column system is not used: there is another system message': [1, 'x:1'],
              'column system_prompt is not used: there is another system message': [1, 'x:3'],
-             'column reasoning is not used: thoughts belong into the messages': [1, 'x:3']}
+             'column reasoning is not used: thoughts belong in the messages': [1, 'x:3']}
     assert report['notes'] == notes
     assert '1 column reasoning is not used' in format_report(report) and '(first x:3)' in format_report(report)
 
@@ -129,6 +129,8 @@ def test_thoughts_of_a_message(key):
     thought = '[[<think>\nbecause\n</think>\n\nA<|end|>]]'
     assert sft({'messages': [Q, {**A, key: 'because'}]}).endswith(thought)
     assert sft({'messages': [Q, {**A, key: ''}]}) == sft({'messages': [Q, {**A, key: None}]}) == PLAIN
+    # thoughts that the words happen to hold are still thoughts
+    assert sft({'messages': [Q, {**A, key: 'A'}]}).endswith('[[<think>\nA\n</think>\n\nA<|end|>]]')
     both = {'role': 'assistant', 'content': '<think>\nbecause\n</think>\n\nA', key: 'because'}
     assert sft({'messages': [Q, both]}).endswith(thought)
     parts = [{'type': 'thinking', 'thinking': 'because'}, {'type': 'text', 'text': 'A'}]
@@ -197,6 +199,7 @@ def test_empty_columns_hide_no_others():
 # --- values of numpy and parquet -------------------------------------------------------------------
 def test_plain_values():
     assert plain(np.array([np.int64(1), 2])) == [1, 2] and plain({'a': np.float32(0.5)}) == {'a': 0.5}
+    assert plain(np.float32(0.1)) == 0.1 and plain(np.array([0.1], np.float32)) == [0.1]
     assert plain(NAN) is None and plain([NAN, (1,)]) == [None, [1]] and plain(np.str_('x')) == 'x'
     assert type(plain(np.bool_(True))) is bool and plain('x') == 'x'
     for value in (None, NAN, '', ' ', [], {}, '[]', '{}', 'null', [None], {'a': None}, '{"a": null}'):
@@ -262,7 +265,10 @@ def test_roles_in_any_spelling():
     ({'messages': [Q, A], 'weight': ''}, PLAIN),
     ({'messages': [Q, {**A, 'weight': 1, 'train': False}]}, 'no assistant turn to train on'),
     # the reply repeats what is asked
-    ({'prompt': 'Q', 'completion': [Q, A]}, PLAIN),
+    ({'prompt': 'Q', 'completion': [Q, A]}, PLAIN), ({'prompt': [Q], 'completion': [Q, A, Q, A]}, PLAIN + PLAIN),
+    ({'prompt': [S, Q], 'completion': [Q, A]}, '<|system|>S<|end|>' + PLAIN),
+    ({'prompt': [S, Q], 'completion': [S, Q, A]}, '<|system|>S<|end|>' + PLAIN),
+    ({'prompt': 'Q', 'completion': [{**Q, 'content': 'other'}, A]}, 'column completion does not begin with a reply'),
     ({'prompt': 'Q', 'completion': '{"role": "user", "name": "Bob"}'}, ASKED + '[[{"role": "user", "name": "Bob"}<|end|>]]'),
     # an input that looks like nothing
     ({'instruction': 'Q', 'input': '[]', 'output': 'A'}, '<|user|>Q\n\n[]<|end|><|assistant|>[[A<|end|>]]'),
