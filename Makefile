@@ -1,5 +1,8 @@
 # make demo: the whole path on the embedded task, on a CPU, in minutes.  make test: the suite.
 PYTHON ?= python3
+# a pipe fails where its first command fails
+SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -c
 SEED ?= 1337
 SCALE ?= 1
 BIN = .venv/bin
@@ -19,11 +22,13 @@ RUN = $(BIN)/python
 	@touch $@
 
 demo: .venv/run
-	@echo "1/3 the start model: sft.py from scratch (about 2 minutes on 2 cores)"
+	@echo "1/4 the start model: sft.py from scratch (about 3 minutes on 2 cores)"
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True
-	@echo "2/3 reinforcement learning with a verifiable reward: grpo.py (about 2 minutes)"
-	$(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True
-	@echo "3/3 accuracy on held-out sums, before and after, by number of operands"
+	@echo "2/4 reinforcement learning with a verifiable reward: grpo.py (about 2 minutes)"
+	PYTHONUNBUFFERED=1 $(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True | tee out/tiny_grpo.txt
+	@echo "3/4 three held-out problems during that training, each followed from the start to the end"
+	@$(RUN) -m tools.story out/tiny_grpo.txt
+	@echo "4/4 the share of held-out problems solved, before and after, by number of digits"
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --seed=$(SEED) --out=out/before.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_grpo --n=4 --show=0 --seed=$(SEED) --out=out/after.jsonl --overwrite=True
 	$(RUN) plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl after=out/after.jsonl
@@ -60,25 +65,25 @@ out/tiny_base/model.safetensors: | .venv/run
 
 dpo: out/tiny_base/model.safetensors
 	@echo "1/3 pairs from the start model's own completions: right against wrong, for training and held out"
-	$(RUN) sample.py --model=out/tiny_base --data=sums:train --limit=2000 --write=pairs --seed=$(SEED) \
+	$(RUN) sample.py --model=out/tiny_base --data=search:train --limit=2000 --write=pairs --seed=$(SEED) \
 	  --out=out/tiny_pairs.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_base --write=pairs --seed=$(SEED) \
 	  --out=out/tiny_eval_pairs.jsonl --overwrite=True
 	@echo "2/3 preference tuning: dpo.py (half a minute)"
 	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
-	@echo "3/3 accuracy on held-out sums at temperature 1 (before: the table above)"
+	@echo "3/3 the share of held-out problems solved (before: the table above)"
 	$(RUN) sample.py --model=out/tiny_dpo --show=0 --seed=$(SEED) --out=out/after_dpo.jsonl --overwrite=True
 
 tulu: out/tiny_base/model.safetensors
 	@echo "1/4 TULU 3 in miniature: sft.py on 480 demonstrations (all four: about 2 minutes on 2 cores)"
 	$(RUN) sft.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
 	@echo "2/4 dpo.py on pairs of that model's own completions"
-	$(RUN) sample.py --model=out/tulu_tiny_sft --data=sums:train --limit=2000 --write=pairs --seed=$(SEED) \
+	$(RUN) sample.py --model=out/tulu_tiny_sft --data=search:train --limit=2000 --write=pairs --seed=$(SEED) \
 	  --show=0 --out=out/tulu_tiny_pairs.jsonl --overwrite=True
 	$(RUN) dpo.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/4 grpo.py on verifiable rewards"
 	$(RUN) grpo.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
-	@echo "4/4 held-out sums after each stage"
+	@echo "4/4 held-out problems after each stage"
 	$(RUN) sample.py --model=out/tiny_base --n=4 --show=0 --seed=$(SEED) --out=out/tulu_0.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tulu_tiny_sft --n=4 --show=0 --seed=$(SEED) --out=out/tulu_1.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tulu_tiny_dpo --n=4 --show=0 --seed=$(SEED) --out=out/tulu_2.jsonl --overwrite=True
@@ -112,7 +117,7 @@ results: .venv/run
 	$(RUN) -m tools.results
 
 test: .venv/dev
-	@echo "behaviour: about 4 minutes on 2 cores"
+	@echo "behaviour: about 5 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev

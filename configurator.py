@@ -182,6 +182,8 @@ LEGAL = {
     'label_smoothing': at_least_and_below(0, 0.5),  # at 0.5 the label of a pair carries nothing
     # evaluation, log, checkpoint
     'eval_every': at_least(0),
+    'eval_samples': at_least(1),
+    'eval_temperature': at_least(0),
     'sample_every': at_least(0),
     'checkpoint_every': at_least(0),
     'log_every': at_least(1),
@@ -223,6 +225,9 @@ TOGETHER = [
     # run folder
     PairRule('resume', 'overwrite', lambda resume, overwrite: not (resume and overwrite),
              'resume continues a run and overwrite starts it afresh: one of them must be False'),
+    # evaluation
+    PairRule('eval_samples', 'eval_temperature', lambda n, temperature: n == 1 or temperature > 0,
+             'eval_samples must be 1 with eval_temperature 0: greedy completions of a prompt are alike'),
     # the loss of dpo.py
     PairRule('label_smoothing', 'loss_type', lambda amount, loss: amount == 0 or loss != 'ipo',
              'label_smoothing must be 0 with loss_type ipo: IPO has no smoothed form'),

@@ -40,8 +40,8 @@ from configurator import UserError, check_out_dir, configure
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
-data = 'sums:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
-eval_prompts = 'sums:test'  # held-out rows for eval/pass@1; '' for none
+data = 'search:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
+eval_prompts = 'search:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
 languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every prompt, e.g. how to write the final answer
@@ -55,7 +55,7 @@ without_demonstration = 'error'  # rows that have none: 'error', 'drop' or 'rl' 
 # rollouts
 prompts_per_step = 32  # prompts of a rollout, over all GPUs; its updates share them
 group_size = 8  # completions of each prompt
-max_new_tokens = 64  # tokens of a completion
+max_new_tokens = 128  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
 temperature = 1.0  # divides the logits in sampling and in scoring
 resample_rounds = 0  # times that groups without spread are replaced by fresh prompts (DAPO)
@@ -82,6 +82,8 @@ beta1, beta2 = 0.9, 0.95  # Adam
 grad_clip = 1.0  # global norm; 0: off
 # evaluation, log, checkpoint
 eval_every = 20  # steps; 0: only at the end
+eval_samples = 1  # completions of each of eval_prompts
+eval_temperature = 0.0  # of these completions; 0: greedy
 sample_every = 10  # steps between printed completions with their rewards; 0: never
 checkpoint_every = 50  # steps between checkpoints; one more before each evaluation and at the end
 log_every = 1  # steps between lines on the console; log.jsonl has every step
@@ -216,7 +218,7 @@ if world_size > 1:
 
 # what will hold the memory, printed before it is taken
 if rank == 0:
-    rollout_rows = max(prompts_per_step * group_size, len(eval_rows))
+    rollout_rows = max(prompts_per_step * group_size, eval_samples * len(eval_rows))
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard_optimizer, compute_dtype == torch.bfloat16, reference=beta > 0,
@@ -275,21 +277,26 @@ def mean(values):
 
 
 def evaluate():
-    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
-    # temperature 0: one completion of each row, always the most probable token
-    my_rows = eval_rows[rank::world_size]
+    """pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    places = range(rank, len(eval_rows), world_size)
+    my_rows = [eval_rows[place] for place in places]
+    # the same random numbers at every evaluation, so that two of them differ by the weights alone
+    seeds = [(seed, 'evaluate', place) for place in places]
     with autocast:
         sampled = generate(
-            policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
-            kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, sample['ids']) for (sample,) in sampled]
-    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
+            policy.model, [row['ids'] for row in my_rows], eval_samples, max_new_tokens,
+            eval_temperature, stops, seeds, kv_cache_gb, 'evaluate' if rank == 0 else None)
+    answers = []  # (row, text) of each completion
+    for row, samples_of_row in zip(my_rows, sampled):
+        answers += [(row, completion_text(tokenizer, sample['ids'])) for sample in samples_of_row]
+    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in answers])
 
-    my_results = []  # (difficulty, reward, whether the verifier gave up) of each row
-    for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
-        # the first three are printed: a number alone does not tell what the model writes
-        if rank == 0 and len(my_results) < 3:
-            tqdm.write(f'  {reward:.2g} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+    my_results = []  # (difficulty, reward, whether the verifier gave up) of each completion
+    for i, ((row, text), (reward, gave_up)) in enumerate(zip(answers, verdicts)):
+        # the first of three rows are printed: a number alone does not tell what the model writes
+        if rank == 0 and i in (0, eval_samples, 2 * eval_samples):
+            tqdm.write(f'  step {step}: {reward:.2g} | {row["text"]!r} -> {text!r}, '
+                       f'truth {row["truth"]}')
         my_results.append((row['difficulty'], reward, gave_up))
     results = [result for share in gather(my_results) for result in share]
 

@@ -29,7 +29,7 @@ from collections import defaultdict
 
 # key of log.jsonl: title of its panel, label of its y axis
 PANELS = {
-    'eval/pass@1': ('Held-out pass@1, greedy', 'share solved'),
+    'eval/pass@1': ('Held-out pass@1', 'share solved'),
     'eval/accuracy': ('Held-out pairs', 'share ranked right'),
     'reward/mean': ('Reward of rollouts', 'mean reward'),
     'loss': ('Loss', 'loss'),

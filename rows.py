@@ -1,4 +1,4 @@
-"""Rows: read them from files, the hub or the embedded task, and say what is in them.
+"""Rows: read them from files, the hub or an embedded task, and say what is in them.
 
 The first half reads: read_rows returns a sequence of dicts, each of which knows the file and line
 that it stands on. There is one small reader for each format.
@@ -15,7 +15,6 @@ import fnmatch
 import glob
 import gzip
 import json
-import random
 import re
 import zlib
 from array import array
@@ -25,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import RANK, UserError
+from embedded import task_rows
 from rewards.answers import boxed, read_literal
 
 # --- files --------------------------------------------------------------------
@@ -214,8 +214,9 @@ def local_path(name):
 
 def read_file(name):
     """File of that name, in any of the formats."""
-    if name.startswith('sums:'):
-        return held_file(name, sum_rows(name.removeprefix('sums:')))
+    made = task_rows(name)
+    if made is not None:
+        return held_file(name, made)
     path = local_path(name)
     # the ending tells the format; what has none of these is read as lines
     if path.endswith('.parquet'):
@@ -248,8 +249,8 @@ def read_rows(spec):
     """Sources, separated by commas -> Rows, [(name, weight, first row, last row + 1)].
 
     A source: .jsonl, .jsonl.gz, .json (a list, or lines), .parquet, hf://datasets/owner/name/file,
-    a pattern (train-*.parquet), or the embedded task sums:base, sums:train, sums:test. '*2' behind
-    a source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
+    a pattern (train-*.parquet), or a split of an embedded task (search:train, see embedded.py).
+    '*2' behind a source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
     'file:line', or 'file:number' of a format without lines. UserError: what cannot be read, with
     file and line.
     """
@@ -285,73 +286,6 @@ def read_rows(spec):
         sources.append((name, float(weight), begin, end))
         begin = end
     return Rows(files), sources
-
-
-# --- the embedded task --------------------------------------------------------
-SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
-SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
-# operands of base rows and their shares: few are hard
-SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}
-SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are guesses, all wrong
-
-
-def sum_rows(split):
-    """The rows of 'base', 'train' or 'test': add up digits.
-
-    The rows of train and test have a prompt, an answer and a demonstration. Those of base stand in
-    for pretraining: some show the running totals, most blurt out a guess.
-    """
-    # the same rows on every machine
-    rng = random.Random(f'sums:{split}')
-    size = SUM_SIZES[split]
-    if split == 'test':
-        return sum_test_rows(rng, size)
-    # the levels in turn; of base the easy ones more often
-    operands = list(SUM_OPERANDS)
-    if split == 'base':
-        operands = rng.choices(list(SUM_BASE), SUM_BASE.values(), k=size)
-    return [sum_row(rng, split, operands[i % len(operands)]) for i in range(size)]
-
-
-def sum_test_rows(rng, size):
-    """Rows without repetition, the levels in turn.
-
-    Of two operands there are only about a dozen prompts. The other levels fill up evenly.
-    """
-    pools = []  # the rows of each level
-    for n in SUM_OPERANDS:
-        distinct = {}  # prompt -> row
-        for _ in range(size):
-            row = sum_row(rng, 'test', n)
-            distinct[row['prompt']] = row
-        pools.append(list(distinct.values()))
-    # one of each level, then the next of each, as long as a level has more
-    rows = []
-    for i in range(size):
-        rows += [pool[i] for pool in pools if i < len(pool)]
-    return rows[:size]
-
-
-def sum_row(rng, split, n):
-    """A row of n operands. A checksum of the prompt keeps test prompts out of train and base."""
-    while True:
-        digits = [rng.randrange(10) for _ in range(n)]
-        prompt = '+'.join(map(str, digits))
-        is_test = zlib.crc32(prompt.encode()) % 8 == 0
-        if is_test == (split == 'test'):
-            break
-    # '3+5+1' is worked out as '3 8 9 #### 9'
-    answer = sum(digits)
-    totals = ' '.join(str(total) for total in np.cumsum(digits))
-    worked = f'{totals} #### {answer}'
-    if split != 'base':
-        return {'prompt': prompt, 'answer': str(answer), 'demonstration': worked, 'dataset': 'sums',
-                'difficulty': n}
-    # a row of base: worked out, or a number that is not the answer
-    guess = rng.choice([x for x in range(9 * n + 1) if x != answer])
-    reply = worked if rng.random() < SUM_BASE_WORKED else f'#### {guess}'
-    messages = [{'role': 'user', 'content': prompt}, {'role': 'assistant', 'content': reply}]
-    return {'messages': messages, 'difficulty': n}
 
 
 # --- values -------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Sample from a checkpoint, verify, report; or turn the samples into training rows.
 
-    python sample.py --model=out/grpo --data=sums:test --n=8
+    python sample.py --model=out/grpo --data=search:test --n=8
     python sample.py --model=Qwen/Qwen3-0.6B --data=gsm8k_test.jsonl --n=1 --temperature=0
-    python sample.py --model=out/tiny_base --data=sums:train --write=pairs --out=out/pairs.jsonl
+    python sample.py --model=out/tiny_base --data=search:train --write=pairs --out=out/pairs.jsonl
 
 It samples `n` completions of every prompt, writes JSON lines to `out`, and prints
 
@@ -38,7 +38,7 @@ from configurator import UserError, at_least, configure
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
 chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
-data = 'sums:test'  # rows with a checkable truth
+data = 'search:test'  # rows with a checkable truth
 limit = 0  # use only so many prompts, from the first; 0: all
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
 languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
@@ -46,7 +46,7 @@ instruction = ''  # appended to every prompt
 # sampling
 n = 8  # completions of each prompt
 temperature = 1.0  # 0: greedy
-max_new_tokens = 64  # tokens of a completion
+max_new_tokens = 128  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
 # output
 write = 'samples'  # lines of `out`: 'samples', 'sft' or 'pairs'

@@ -27,9 +27,9 @@ from configurator import UserError, at_least, check_out_dir, configure
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
-data = 'sums:base'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
-eval_data = 'sums:test'  # held-out rows for eval/loss; '' for none
-eval_prompts = 'sums:test'  # rows with a checkable truth for eval/pass@1; '' for none
+data = 'search:base'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
+eval_data = 'search:test'  # held-out rows for eval/loss; '' for none
+eval_prompts = 'search:test'  # rows with a checkable truth for eval/pass@1; '' for none
 verifier = ''  # kind of verifier for eval_prompts; '' goes by each row's own dataset name
 languages = ''  # file of programming languages for verifier 'code', besides the built-in ones
 instruction = ''  # appended to every eval prompt, e.g. how to write the final answer
@@ -53,7 +53,9 @@ beta1, beta2 = 0.9, 0.95  # Adam
 grad_clip = 1.0  # global norm; 0: off
 # evaluation, log, checkpoint
 eval_every = 100  # steps; 0: only at the end
-max_new_tokens = 64  # evaluation completions, tokens
+eval_samples = 1  # completions of each of eval_prompts
+eval_temperature = 0.0  # of these completions; 0: greedy
+max_new_tokens = 128  # evaluation completions, tokens
 checkpoint_every = 500  # steps between checkpoints; one more before each evaluation and at the end
 log_every = 1  # steps between lines on the console; log.jsonl has every step
 wandb_log = False  # WANDB_MODE=offline works too
@@ -146,7 +148,7 @@ if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard_optimizer, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
-        rollout_rows=math.ceil(len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
+        rollout_rows=math.ceil(eval_samples * len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
@@ -197,21 +199,26 @@ def mean(values):
 
 
 def evaluate_prompts():
-    """Greedy pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
-    # temperature 0: one completion of each row, always the most probable token
-    my_rows = eval_rows[rank::world_size]
+    """pass@1 on eval_rows, also by difficulty, as log keys. Each rank does its share."""
+    places = range(rank, len(eval_rows), world_size)
+    my_rows = [eval_rows[place] for place in places]
+    # the same random numbers at every evaluation, so that two of them differ by the weights alone
+    seeds = [(seed, 'evaluate', place) for place in places]
     with autocast:
         sampled = generate(
-            policy.model, [row['ids'] for row in my_rows], 1, max_new_tokens, 0.0, stops,
-            kv_cache_gb=kv_cache_gb, progress='evaluate' if rank == 0 else None)
-    texts = [completion_text(tokenizer, sample['ids']) for (sample,) in sampled]
-    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in zip(my_rows, texts)])
+            policy.model, [row['ids'] for row in my_rows], eval_samples, max_new_tokens,
+            eval_temperature, stops, seeds, kv_cache_gb, 'evaluate' if rank == 0 else None)
+    answers = []  # (row, text) of each completion
+    for row, samples_of_row in zip(my_rows, sampled):
+        answers += [(row, completion_text(tokenizer, sample['ids'])) for sample in samples_of_row]
+    verdicts = verify_all([(row['kind'], text, row['truth']) for row, text in answers])
 
-    my_results = []  # (difficulty, reward, whether the verifier gave up) of each row
-    for row, text, (reward, gave_up) in zip(my_rows, texts, verdicts):
-        # the first three are printed: a number alone does not tell what the model writes
-        if rank == 0 and len(my_results) < 3:
-            tqdm.write(f'  {reward:.2g} | {row["text"]!r} -> {text!r}, truth {row["truth"]}')
+    my_results = []  # (difficulty, reward, whether the verifier gave up) of each completion
+    for i, ((row, text), (reward, gave_up)) in enumerate(zip(answers, verdicts)):
+        # the first of three rows are printed: a number alone does not tell what the model writes
+        if rank == 0 and i in (0, eval_samples, 2 * eval_samples):
+            tqdm.write(f'  step {step}: {reward:.2g} | {row["text"]!r} -> {text!r}, '
+                       f'truth {row["truth"]}')
         my_results.append((row['difficulty'], reward, gave_up))
     results = [result for share in gather(my_results) for result in share]
 

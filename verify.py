@@ -7,7 +7,9 @@ Nothing a model wrote is executed (but by `code`, in a sandbox), raises, or is s
 linearly. `gave_up` counts by kind the verdicts of 0.0 that rest on a limit or a bug of this file;
 each process prints a bug once.
 
-sums       the embedded task: the integer after the last '####', which must end the completion
+search     the embedded task; truth: {'numbers', 'target'}. The last line is an attempt like
+           '9+8=17+5=22?22y', computed again: it uses each number once and reaches the target
+sums       the other embedded task: the integer after the last '####', which must end the completion
 gsm8k      truth: a number. After '####', in \boxed{}, after 'answer is', in <answer>; without any
            of them the last number
 math       truth: LaTeX. In \boxed{}, after '####', after 'answer is', in <answer>; or one line
@@ -44,6 +46,7 @@ from rewards.ifeval import ifeval
 from rewards.latex import exact
 from rewards.mathematics import math, math_answer
 from rewards.sandbox import check_language, code, sandboxed, tests_of
+from rewards.search import search, search_answer
 from rewards.truths import NUMBERS, right_form, text_of
 
 __all__ = [
@@ -57,6 +60,7 @@ raise_bugs = False  # the tests set it
 # --- kinds ----------------------------------------------------------------------
 # kind -> its judge: judge(completion, truth) -> (reward, the rule that fired)
 KINDS = {
+    'search': search,
     'sums': sums,
     'gsm8k': gsm8k,
     'math': math,
@@ -68,6 +72,7 @@ KINDS = {
 
 # kind -> what finds the answer in a completion, to vote on
 ANSWERS = {
+    'search': search_answer,
     'sums': sums_answer,
     'gsm8k': gsm8k_answer,
     'math': math_answer,
@@ -258,7 +263,7 @@ def give_up(kind, error):
 
 
 # --- many verdicts --------------------------------------------------------------
-CHEAP = ('sums', 'gsm8k', 'mcq', 'countdown')  # kinds that are judged in this process
+CHEAP = ('search', 'sums', 'gsm8k', 'mcq', 'countdown')  # kinds that are judged in this process
 idle = []  # worker processes between calls of verify_all
 
 

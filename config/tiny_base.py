@@ -1,10 +1,13 @@
 # The start model of the embedded task, trained from scratch: python sft.py config/tiny_base.py
 model = 'tiny'
-data = 'sums:base'
+data = 'search:base'
+eval_data = 'search:test'
+eval_prompts = 'search:test'
 out_dir = 'out/tiny_base'
-max_steps = 1000
-batch_size = 64
-learning_rate = 1e-3
-eval_every = 250
+max_steps = 1600
+batch_size = 32
+learning_rate, beta2 = 2e-3, 0.99
+eval_every = 400
+eval_temperature = 1.0
 log_every = 50
 checkpoint_every = 500

@@ -4,12 +4,12 @@
 # demonstrations, dpo.py on pairs of the model's own completions, and grpo.py.
 model = {'sft': 'out/tiny_base', 'dpo': 'out/tulu_tiny_sft', 'grpo': 'out/tulu_tiny_dpo'}.get(script)
 out_dir = f'out/tulu_tiny_{script}'
-eval_prompts = 'sums:test'
+eval_prompts = 'search:test'
 max_new_tokens = 40
 log_every = 10
 
 if script == 'sft':
-    data, eval_data = 'sums:train', 'sums:test'
+    data, eval_data = 'search:train', 'search:test'
     max_steps, batch_size, learning_rate, schedule, warmup_steps = 15, 32, 3e-4, 'linear', 5
     eval_every = 30
 if script == 'dpo':
@@ -18,7 +18,7 @@ if script == 'dpo':
     loss_type, beta, epochs, learning_rate, schedule, warmup_steps = 'dpo_norm', 5.0, 1.0, 5e-5, 'linear', 5
     eval_every = 20
 if script == 'grpo':
-    data = 'sums:train'
+    data = 'search:train'
     prompts_per_step, group_size, max_steps, advantage_std = 64, 8, 40, False
     learning_rate, schedule, warmup_steps, beta2 = 1e-4, 'linear', 5, 0.99
     eval_every = sample_every = 20

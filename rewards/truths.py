@@ -12,7 +12,7 @@ from decimal import Decimal
 from rewards.answers import need, parsed
 
 NUMBERS = ('sums', 'gsm8k', 'math')  # kinds whose truth is one text
-READ_AS_JSON = ('mcq', 'ifeval', 'countdown', 'code')  # kinds whose truth may be a dict or a list
+READ_AS_JSON = ('mcq', 'ifeval', 'countdown', 'search', 'code')  # kinds whose truth may be a dict or a list
 
 # --- Python's values ------------------------------------------------------------
 def plain(value):

@@ -16,7 +16,6 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast, Qw
 
 import chat as chat_module
 import data
-import rows as sources
 from configurator import UserError
 from data import (
     Order,
@@ -32,7 +31,7 @@ from data import (
     split_by_work,
     stop_ids,
 )
-from rows import read_rows, sum_rows
+from rows import read_rows
 
 GSM8K, GSM8K_TEST = 'tests/data/gsm8k_sample.jsonl', 'tests/data/gsm8k_test_sample.jsonl'
 TINY = byte_tokenizer()
@@ -323,41 +322,11 @@ def test_unreadable_specs():
         f'{GSM8K}*-1',
         f'{GSM8K}*nan',
         'sums:other',
+        'search:other',
         'tests',
     ):
         with pytest.raises(UserError, match='data source'):
             read_rows(spec)
-
-
-def test_sum_rows():
-    base, train, test = (sum_rows(split) for split in ('base', 'train', 'test'))
-    assert [len(rows) for rows in (base, train, test)] == [20000, 8000, 450] and sum_rows('train') == train
-    for row in train[:500] + test:
-        digits = [int(d) for d in row['prompt'].split('+')]
-        totals = [str(sum(digits[:i])) for i in range(1, len(digits) + 1)]
-        assert row == {
-            'prompt': row['prompt'],
-            'answer': str(sum(digits)),
-            'difficulty': len(digits),
-            'dataset': 'sums',
-            'demonstration': f'{" ".join(totals)} #### {sum(digits)}',
-        }
-    assert [row['prompt'] for row in test[:3]] == TEST  # pinned: the same on every machine
-    prompts = {row['prompt'] for row in test}
-    assert len(prompts) == 450  # none twice
-    assert not prompts & {row['prompt'] for row in train}
-    assert not prompts & {row['messages'][0]['content'] for row in base}
-    levels = [sum(row['difficulty'] == n for row in test) for n in range(2, 11)]
-    assert levels[0] > 5 and max(levels[1:]) - min(levels[1:]) <= 1
-    assert {row['difficulty'] for row in train} == set(range(2, 11))
-    for n, share in sources.SUM_BASE.items():
-        pairs = [[m['content'] for m in row['messages']] for row in base if row['difficulty'] == n]
-        assert abs(len(pairs) / len(base) - share / sum(sources.SUM_BASE.values())) < 0.02
-        worked = [pair for pair in pairs if not pair[1].startswith('#')]
-        assert abs(len(worked) / len(pairs) - sources.SUM_BASE_WORKED) < 0.05
-        for prompt, reply in pairs:  # the work is right, a guess never is
-            right = int(reply.split()[-1]) == sum(map(int, prompt.split('+')))
-            assert right == (not reply.startswith('#'))
 
 
 # --- supervised rows ---------------------------------------------------------------------------------------------
@@ -871,7 +840,6 @@ def test_order():
 
 
 FIRST = [2, 4, 3, 5, 0, 1]  # pinned: a resumed run of another day or machine must go on in the same order
-TEST = ['0+5', '2+4+6', '0+3+3+9']
 
 
 def test_a_thousand_malformed_and_hostile_rows():

@@ -61,7 +61,7 @@ def test_files_and_pictures(tmp_path):
         done = subprocess.run([*command, str(tmp_path / name), *files], capture_output=True, text=True, check=True)
         assert done.stdout == f'picture: {tmp_path}/{name}\n' and os.path.getsize(tmp_path / name) > 5000
     svg = (tmp_path / 'a.svg').read_text()
-    assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1, greedy', 'Loss', 'Last evaluation, by difficulty', 'difficulty', 'GRPO'))
+    assert all(f'<!-- {words} -->' in svg for words in ('Held-out pass@1', 'Loss', 'Last evaluation, by difficulty', 'difficulty', 'GRPO'))
     samples = write(tmp_path / 'samples.jsonl', [{'prompt': p, 'reward': 1, 'difficulty': p} for p in (2, 3)])
     without = ('import runpy, sys; sys.modules["matplotlib"] = None; sys.argv = sys.argv[1:]; '
                'runpy.run_path(sys.argv[0], run_name="__main__")')

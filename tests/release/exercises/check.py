@@ -73,11 +73,13 @@ def test_dualclip(load, ratio, advantage, objective, gradient):
 
 
 def test_penalty():
-    """my_reward.py's reward: 1 for the right number after the last ####, 0.01 less for each character over 20."""
+    """my_reward.py's reward: 1 for a right last attempt, 0.1 less for each attempt before it."""
     kind = os.path.join(ROOT, 'my_reward.py') + ':reward'
-    for text, reward in [('#### 8', 1), ('8', 0), ('#### 9', 0), ('#### 9 #### 8', 1), ('3+5 = '.ljust(14) + '#### 8', 1),
-                         ('3+5 = '.ljust(24) + '#### 8', 0.9), ('x' * 94 + '#### 8', 0.2), ('x' * 500 + '#### 8', 0)]:
-        assert verify(kind, text, '8') == pytest.approx(reward), text
+    right, wrong = '9+8=17+5=22?22y', '5*8=40+9=49?22n'
+    truth = json.dumps({'numbers': [5, 8, 9], 'target': 22})
+    for lines, reward in [([right], 1), ([wrong], 0), ([wrong, right], 0.9), ([right, wrong], 0), ([wrong] * 4 + [right], 0.6),
+                          ([wrong] * 12 + [right], 0), ([], 0)]:
+        assert verify(kind, '\n'.join(lines), truth) == pytest.approx(reward), lines
 
 
 def test_hinge(load):
