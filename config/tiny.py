@@ -5,7 +5,7 @@ model = 'out/tiny_base'
 out_dir = f'out/tiny_{script}'
 eval_prompts = 'search:test'
 # greedy decoding repeats one attempt until it is cut
-eval_samples, eval_temperature = 2, 1.0
+eval_temperature = 1.0
 max_new_tokens = 128
 log_every = 5
 
@@ -32,5 +32,5 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
 if script == 'prefix_rft':
     prefix_steps = 40  # the whole run, as in the paper
 if script == 'hpt':
-    # small, because the RL loss is a mean over all completions
-    sft_coef = 0.003
+    # small, because the RL loss is a mean over all completions; 0.1 learned more slowly
+    sft_coef = 0.01

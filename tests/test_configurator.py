@@ -306,6 +306,8 @@ RULES = {
     'prefix_baseline': (['group', 'free'], ['all', ''], 'group or free'),
     'loss_type': (['dpo', 'dpo_norm', 'ipo', 'simpo'], ['sigmoid', ''], 'dpo, dpo_norm, ipo or simpo'),
     'gamma_beta_ratio': AT_LEAST_0_FLOAT,
+    'eval_samples': ([1, 8], [0, -1], 'at least 1'),
+    'eval_temperature': ([0.0, 1.0], [-1e-9, math.nan], 'at least 0'),
     'label_smoothing': ([0.0, 0.49], [-1e-9, 0.5, 1.0, math.nan], 'at least 0 and below 0.5'),
     'eval_every': AT_LEAST_0, 'sample_every': AT_LEAST_0, 'checkpoint_every': AT_LEAST_0, 'log_every': AT_LEAST_1,
     'device': (DEVICES, NO_DEVICES, 'auto, cpu, cuda or cuda:N'),
@@ -399,6 +401,7 @@ PAIRS = [  # legal together; not legal together; a piece of the message
     ({'resume': True, 'overwrite': False}, {'overwrite': True}, 'resume = True, overwrite = True'),
     ({'resume': False, 'overwrite': True}, {'resume': True}, 'resume = True, overwrite = True'),
     ({'label_smoothing': 0.1, 'loss_type': 'dpo'}, {'loss_type': 'ipo'}, "label_smoothing = 0.1, loss_type = 'ipo'"),
+    ({'eval_samples': 2, 'eval_temperature': 1.0}, {'eval_temperature': 0.0}, 'eval_samples = 2, eval_temperature = 0.0'),
     ({'label_smoothing': 0.0, 'loss_type': 'ipo'}, {'label_smoothing': 0.1}, "label_smoothing = 0.1, loss_type = 'ipo'")]
 
 

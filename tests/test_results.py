@@ -66,7 +66,7 @@ def test_choices_are_the_best_rate_and_step(tmp_path):
 
 
 def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch):
-    run = Run('plenty', 'SFT', 1e-3, 480, 1)
+    run = Run('plenty', 'SFT', 1e-3, 540, 1)
     summary = summary_of(tmp_path, [{'name': run.name, 'pass@1': 0.5}])
     monkeypatch.setattr(results, 'train', lambda *_: pytest.fail('it runs again'))
     results.execute(run, summary, {}, 10)
@@ -104,3 +104,25 @@ def test_scarce_demonstrations_are_a_quarter_of_the_prompts(tmp_path, monkeypatc
     with open(results.rows_of('rest')) as f:
         n_rest = len(f.readlines())
     assert passes * 48 / (passes * 48 + n_rest) == pytest.approx(0.25, abs=1e-3) and missing == '--without_demonstration=rl'
+
+
+# --- the story of a run -------------------------------------------------------
+def test_a_story_has_its_columns_side_by_side(capsys, tmp_path):
+    """Long completions lose their middle; where not all evaluations fit, the first and the last one stay."""
+    from tools.story import columns_of, main
+    printed = tmp_path / 'run.txt'
+    printed.write_text("""first line
+  step 0: 0 | '4 5>9' -> '4*5=20?9n', truth {"numbers": [4, 5], "target": 9}
+step 5  loss 0.1
+  step 20: 1 | '4 5>9' -> '4*5=20?9n\\n4+5=9?9y', truth {"numbers": [4, 5], "target": 9}
+""")
+    main(str(printed))
+    assert capsys.readouterr().out == (
+        '\n4 5>9\n'
+        '  step 0: reward 0   step 20: reward 1\n'
+        '  4*5=20?9n          4*5=20?9n\n'
+        '                     4+5=9?9y\n')
+    lines = list(columns_of([(0, '0', '\n'.join('abcdefghij'))], 100))
+    assert lines == ['step 0: reward 0', 'a', 'b', 'c', 'd', '... 3 more', 'h', 'i', 'j']
+    lines = list(columns_of([(step, '0', 'x') for step in (0, 10, 20, 30)], 45))
+    assert lines == ['step 0: reward 0   step 30: reward 0', 'x                  x']

@@ -16,6 +16,8 @@ from conftest import ROOT, before_loop, inside, read_log
 from configurator import UserError
 from safetensors.torch import load_file
 from test_scripts import same
+from tools.story import read_story
+from verify import verify
 
 RL = ['--max_new_tokens=4', '--eval_prompts=', '--warmup_steps=0', '--group_size=3', '--prompts_per_step=5']
 PAIRS = f'--data={ROOT}/tests/data/gsm8k_preference_sample.jsonl'
@@ -38,6 +40,38 @@ def trainings(out):
 
 def evaluations(out):
     return {r['step']: r['eval/pass@1'] for r in read_log(out) if 'eval/pass@1' in r}
+
+
+# --- evaluation -----------------------------------------------------------------
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+def test_an_evaluation_is_the_mean_over_its_samples(script, monkeypatch, tmp_path, some_rows, capsys):
+    """eval_samples completions of each row at eval_temperature, with the seeds of the rows, as generate gives them; the same again later.
+
+    The first of each row is printed, and python -m tools.story reads it.
+    """
+    flags = [*some_rows, '--model=tiny', f'--out_dir={tmp_path}/run', '--max_new_tokens=5', '--eval_samples=3', '--eval_temperature=0.7']
+    if script == 'dpo.py':
+        pairs = tmp_path / 'pairs.jsonl'
+        pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+        flags += [f'--data={pairs}', '--eval_data=']
+    if script == 'sft.py':
+        flags += ['--eval_data=']
+    ns = before_loop(monkeypatch, script, *flags)
+    evaluate = ns.get('evaluate_prompts', ns['evaluate'])  # sft.py and dpo.py evaluate more than prompts
+    ids = [row['ids'] for row in ns['eval_rows']]
+    seeds = [(ns['seed'], 'evaluate', place) for place in range(len(ids))]
+    sampled = rollout.generate(ns['policy'].model, ids, 3, 5, 0.7, ns['stops'], seeds)
+    rewards = []
+    for row, completions in zip(ns['eval_rows'], sampled):
+        for completion in completions:
+            rewards.append(verify(row['kind'], data.completion_text(ns['tokenizer'], completion['ids']), row['truth']))
+    assert len(rewards) == 6 and len(set(rewards)) > 1
+    capsys.readouterr()
+    assert evaluate()['eval/pass@1'] == pytest.approx(sum(rewards) / 6)
+    story = read_story(capsys.readouterr().out)
+    texts = [data.completion_text(ns['tokenizer'], completions[0]['ids']) for completions in sampled]
+    assert story == {row['text']: [(0, f'{reward:.2g}', text)] for row, reward, text in zip(ns['eval_rows'], rewards[::3], texts)}
+    assert evaluate()['eval/pass@1'] == pytest.approx(sum(rewards) / 6)
 
 
 # --- seeds ---------------------------------------------------------------------

@@ -78,11 +78,11 @@ class Method:
 
 
 METHODS = {
-    'GRPO': Method('grpo.py', 40, RL_RATES, needs_demonstrations=False),
+    'GRPO': Method('grpo.py', 44, RL_RATES, needs_demonstrations=False),
     'DPO': Method('dpo.py', 120, DPO_RATES, needs_demonstrations=False),
-    'SFT': Method('sft.py', 480, SFT_RATES),
-    'SFT then GRPO': Method('grpo.py', 20, RL_RATES, sft_steps=240),
-    'HPT': Method('hpt.py', 40, RL_RATES),
+    'SFT': Method('sft.py', 540, SFT_RATES),
+    'SFT then GRPO': Method('grpo.py', 20, RL_RATES, sft_steps=200),
+    'HPT': Method('hpt.py', 36, RL_RATES),
     'Prefix-RFT': Method('prefix_rft.py', 40, RL_RATES),
 }
 REGIMES = ('plenty', 'scarce', 'noisy')
