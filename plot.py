@@ -3,14 +3,10 @@ r"""Pictures and tables of finished or running runs, from the files that the scr
     python plot.py out/demo.png GRPO=out/tiny_grpo/log.jsonl before=out/before.jsonl \
                                 after=out/after.jsonl
     python plot.py out/seeds.svg "SFT=out/sft_*/log.jsonl" "GRPO=out/grpo_*/log.jsonl"
-    python plot.py docs/methods.png docs/curves.jsonl
 
-The first argument is the picture: PNG, SVG or PDF by its name. Every other argument names files:
-
-    LABEL=PATTERN   The files that match are runs of one method with different seeds. They are one
-                    line in each panel, their mean; the band is one standard deviation.
-    FILE            A file without a label holds many runs: `method` and `seed` of each line say
-                    which (python -m tools.results writes it).
+The first argument is the picture: PNG, SVG or PDF by its name. Every other argument is
+LABEL=PATTERN: the files that match are runs of one method with different seeds. They are one line in
+each panel, their mean; the band is one standard deviation. Without a label it is the pattern itself.
 
 A file is a script's log.jsonl or sample.py's completions. The picture has a panel for everything
 that the files contain: see PANELS.
@@ -59,31 +55,19 @@ def read(path):
     return records
 
 
-def split_by_run(records, path, label):
-    """{(name, seed): records} of a file's runs.
-
-    The name is the label; without one, the record's method; without both, the path.
-    """
-    runs = defaultdict(list)
-    for record in records:
-        name = label or record.get('method', path)
-        runs[name, record.get('seed')].append(record)
-    return runs
-
-
 def read_all(arguments):
-    """logs, samples: {label: runs} of all LABEL=PATTERN and FILE; a run is a list of records."""
+    """logs, samples: {label: runs} of all LABEL=PATTERN; a run is a list of records."""
     logs = defaultdict(list)
     samples = defaultdict(list)
     for argument in arguments:
-        label, pattern = argument.split('=', 1) if '=' in argument else ('', argument)
+        label, pattern = argument.split('=', 1) if '=' in argument else (argument, argument)
         # a pattern without a match is kept, so that read() names the missing file
         paths = sorted(glob.glob(pattern)) or [pattern]
         for path in paths:
-            for (name, _), run in split_by_run(read(path), path, label).items():
-                is_sample = 'reward' in run[0]
-                runs_by_label = samples if is_sample else logs
-                runs_by_label[name].append(run)
+            run = read(path)
+            is_sample = 'reward' in run[0]
+            runs_by_label = samples if is_sample else logs
+            runs_by_label[label].append(run)
     return logs, samples
 
 
@@ -95,13 +79,8 @@ def spread(values):
     return statistics.fmean(values), deviation
 
 
-def place_on_x(record):
-    """Where a log's record stands on the x axis: its TFLOPs if it has them, else its step."""
-    return record['flops'] / 1e12 if 'flops' in record else record['step']
-
-
 def curve(runs, key):
-    """x, mean and standard deviation over the runs, of the records that have this key.
+    """Step, mean and standard deviation over the runs, of the records that have this key.
 
     Three sequences of one length. They end where the shortest run ends.
     """
@@ -109,14 +88,14 @@ def curve(runs, key):
     for run in runs:
         with_key.append([record for record in run if key in record])
 
-    x, means, deviations = [], [], []
+    steps, means, deviations = [], [], []
     # the runs' first records with this key, then their second ones, and so on
     for records in zip(*with_key):
-        x.append(statistics.fmean(place_on_x(record) for record in records))
+        steps.append(statistics.fmean(record['step'] for record in records))
         mean, deviation = spread(record[key] for record in records)
         means.append(mean)
         deviations.append(deviation)
-    return x, tuple(means), tuple(deviations)
+    return steps, tuple(means), tuple(deviations)
 
 
 def scores_by_difficulty(run):
@@ -260,15 +239,13 @@ def draw_line(axis, x, means, deviations, label, color):
 
 
 def draw_log_panel(axis, key, logs, colors):
-    """The panel of a key of log.jsonl: a line for each label, over steps or TFLOPs."""
+    """The panel of a key of log.jsonl: a line for each label, over steps."""
     for label, runs in logs.items():
-        x, means, deviations = curve(runs, key)
-        if x:
-            draw_line(axis, x, means, deviations, label, colors[label])
+        steps, means, deviations = curve(runs, key)
+        if steps:
+            draw_line(axis, steps, means, deviations, label, colors[label])
     title, ylabel = PANELS[key]
-    have_flops = all('flops' in record for record in records_of(logs))
-    xlabel = 'TFLOP' if have_flops else 'step'
-    axis.set(title=title, ylabel=ylabel, xlabel=xlabel)
+    axis.set(title=title, ylabel=ylabel, xlabel='step')
 
     # shares and rewards lie in [0, 1]; a gradient norm can vary by orders of magnitude
     if ylabel.startswith(('share', 'mean reward')):

@@ -2,13 +2,13 @@
 #
 # `make real` trains it with sft.py, then with grpo.py. sample.py measures before and after each.
 # docs/real.txt has the results. SCALE=1, the default, is for two CPU cores, `SCALE=8 make real` for
-# a GPU.
+# a GPU. `python -m tools.results real` compares methods with these settings.
 import os
 _scale = int(os.environ.get('SCALE', 1))
 model = 'out/real_sft' if script == 'grpo' else 'out/smollm2'
 max_new_tokens = 64  # a demonstration has 17 on average
 
-if script in ('sft', 'grpo'):
+if script in ('sft', 'grpo', 'hpt'):
     out_dir = f'out/real_{script}'
     data = 'examples/svamp/train.jsonl'
     eval_prompts = ''  # sample.py measures instead, at the temperature of training
@@ -21,11 +21,13 @@ if script == 'sft':
     eval_every = 0
     batch_size, max_steps = 16, 60
     learning_rate, schedule, warmup_steps = 1e-4, 'cosine', 5
-if script == 'grpo':
+if script in ('grpo', 'hpt'):
     prompts_per_step, group_size, max_steps = 8 * _scale, 8, 120
     advantage_std = False
     learning_rate, schedule, warmup_steps = 1e-5, 'constant', 5
     sample_every = 10
+if script == 'hpt':
+    sft_coef = 0.01  # as on the embedded task
 if script == 'sample':
     data = 'examples/svamp/test.jsonl'
     n, temperature = 4, 1.0

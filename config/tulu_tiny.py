@@ -5,7 +5,8 @@
 model = {'sft': 'out/tiny_base', 'dpo': 'out/tulu_tiny_sft', 'grpo': 'out/tulu_tiny_dpo'}.get(script)
 out_dir = f'out/tulu_tiny_{script}'
 eval_prompts = 'search:test'
-max_new_tokens = 40
+eval_temperature = 1.0
+max_new_tokens = 128
 log_every = 10
 
 if script == 'sft':
@@ -20,5 +21,5 @@ if script == 'dpo':
 if script == 'grpo':
     data = 'search:train'
     prompts_per_step, group_size, max_steps, advantage_std = 64, 8, 40, False
-    learning_rate, schedule, warmup_steps, beta2 = 1e-4, 'linear', 5, 0.99
+    learning_rate, schedule, warmup_steps, beta2 = 4e-4, 'linear', 5, 0.99
     eval_every = sample_every = 20

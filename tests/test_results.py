@@ -1,10 +1,14 @@
-"""tools/results.py: its statistics by hand-worked numbers, its regimes, and what it chooses and counts."""
+"""tools/results.py and report.py: statistics by hand-worked numbers, regimes, what is chosen and counted, the tables; tools/story.py."""
 import json
+import types
 
 import pytest
 
-from tools import results
-from tools.results import Run, Summary, holm, paired_difference, student_p
+from tools import report, results
+from tools.report import differences_of, holm, paired_difference, student_p
+from tools.results import SEARCH, Run, Summary
+from tools.story import columns_of, main
+from verify import verify
 
 
 # --- statistics ---------------------------------------------------------------
@@ -45,45 +49,54 @@ def test_flops_by_hand():
     assert points == [(pytest.approx(6e-9), 4, 0.3)]
 
 
-def summary_of(tmp_path, records):
-    path = tmp_path / 'curves.jsonl'
-    path.write_text(''.join(json.dumps(record) + '\n' for record in records))
-    return Summary(str(path))
-
-
-def test_choices_are_the_best_rate_and_step(tmp_path):
+def test_choices_are_the_best_rate_and_step():
     """Over rates and steps together; of equals the earliest step; an SFT stage before does not count, nor step 0."""
-    records = []
-    for regime in results.REGIMES:
-        for run in results.tuning_runs('SFT then GRPO'):
-            if run.regime == regime:
-                points = [[0.1, 120, 0.9], [0.2, 240, 0.9], [0.2, 0, 0.9], [0.3, 10, 0.2], [0.4, 20, 0.2]]
-                if run.learning_rate == 4e-4:
-                    points[3:] = [[0.3, 5, 0.2], [0.3, 10, 0.4], [0.4, 15, 0.4], [0.5, 20, 0.3]]
-                records.append({'name': run.name, 'points': points})
-    choices = results.choose(summary_of(tmp_path, records), ['SFT then GRPO'])
-    assert choices == {(regime, 'SFT then GRPO'): (4e-4, 10) for regime in results.REGIMES}
+    records = {}
+    for run in results.tuning_runs(SEARCH, 'SFT then GRPO'):
+        points = [[0.1, 120, 0.9], [0.2, 200, 0.9], [0.2, 0, 0.9], [0.3, 10, 0.2], [0.4, 20, 0.2]]
+        if run.learning_rate == 4e-4:
+            points[3:] = [[0.3, 5, 0.2], [0.3, 10, 0.4], [0.4, 15, 0.4], [0.5, 20, 0.3]]
+        records[run.name] = {'name': run.name, 'points': points}
+    summary = types.SimpleNamespace(records=records)
+    choices = results.choose(SEARCH, summary, ['SFT then GRPO'])
+    assert choices == {(regime, 'SFT then GRPO'): (4e-4, 10) for regime in SEARCH.regimes}
+    # without problems to tune on there is one learning rate, and the last step
+    assert results.choose(results.REAL, summary, ['GRPO']) == {('none', 'GRPO'): (1e-5, 60)}
 
 
 def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch):
+    path = tmp_path / 'curves.jsonl'
     run = Run('plenty', 'SFT', 1e-3, 540, 1)
-    summary = summary_of(tmp_path, [{'name': run.name, 'pass@1': 0.5}])
+    path.write_text(json.dumps({'name': run.name, 'pass@1': 0.5}) + '\n')
+    summary = Summary(str(path))
     monkeypatch.setattr(results, 'train', lambda *_: pytest.fail('it runs again'))
-    results.execute(run, summary, {}, 10)
+    results.execute(SEARCH, run, summary, {}, 10)
     summary.keep({'name': 'another', 'pass@1': 0.25})
-    assert set(Summary(summary.path).records) == {run.name, 'another'}
+    assert set(Summary(str(path)).records) == {run.name, 'another'}
+
+
+def test_what_sample_prints_is_read():
+    printed = ('     level 2     62 prompts  pass@1 0.387 +- 0.033  pass@2 0.616  maj@4 0.403  tokens 23.2  truncated 0.000\n'
+               '         all    300 prompts  pass@1 0.133 +- 0.012  pass@2 0.226  maj@4 0.150  tokens 37.9  truncated 0.014\n'
+               '1,200 samples of 300 prompts: out/before.jsonl\n')
+    assert results.report_of_all(printed, 'maj@4') == '0.150' and results.report_of_all(printed, 'tokens') == '37.9'
 
 
 # --- regimes ------------------------------------------------------------------
-def test_regimes(tmp_path, monkeypatch):
+@pytest.fixture
+def task(tmp_path):
+    return type('Here', (results.Task,), {'out': str(tmp_path)})(**vars(SEARCH))
+
+
+def read_rows(task, name):
+    with open(task.rows_of(name)) as f:
+        return [json.loads(line) for line in f]
+
+
+def test_regimes(task):
     """The same prompts in all; 48 demonstrations in scarce; a third of noisy is wrong, half of those claim to be right."""
-    from verify import verify
-    monkeypatch.setattr(results, 'OUT', str(tmp_path))
-    results.prepare_demonstrations()
-    rows = {}
-    for name in ('plenty', 'scarce', 'rest', 'noisy'):
-        with open(results.rows_of(name)) as f:
-            rows[name] = [json.loads(line) for line in f]
+    results.prepare_demonstrations(task)
+    rows = {name: read_rows(task, name) for name in ('plenty', 'scarce', 'rest', 'noisy')}
     prompts = [row['prompt'] for row in rows['plenty']]
     assert len(set(prompts)) == len(prompts) > 3000
     assert [row['prompt'] for row in rows['scarce'] + rows['rest']] == prompts == [row['prompt'] for row in rows['noisy']]
@@ -95,21 +108,46 @@ def test_regimes(tmp_path, monkeypatch):
     assert len(wrong) == round(len(prompts) / 3) and abs(len(claimed) - len(wrong) / 2) <= 0.5
 
 
-def test_scarce_demonstrations_are_a_quarter_of_the_prompts(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, 'OUT', str(tmp_path))
-    results.prepare_demonstrations()
-    data, missing = results.data_flags('hpt.py', 'scarce', 1)
+def test_scarce_demonstrations_are_a_quarter_of_the_prompts(task):
+    results.prepare_demonstrations(task)
+    data, missing = results.data_flags(task, 'hpt.py', 'scarce', 1)
     first, _ = data.split(',')
     passes = float(first.rpartition('*')[2])
-    with open(results.rows_of('rest')) as f:
-        n_rest = len(f.readlines())
-    assert passes * 48 / (passes * 48 + n_rest) == pytest.approx(0.25, abs=1e-3) and missing == '--without_demonstration=rl'
+    assert passes * 48 / (passes * 48 + len(read_rows(task, 'rest'))) == pytest.approx(0.25, abs=1e-3)
+    assert missing == '--without_demonstration=rl'
+
+
+# --- tables -------------------------------------------------------------------
+def finished(method, regime, seed, score):
+    scores = {key: score for key in ('pass@1/2', 'pass@1/3', 'pass@1/4', 'pass@16', 'greedy', 'other skill')}
+    return {'method': method, 'regime': regime, 'seed': seed, 'learning_rate': 1e-3, 'steps': 10, 'tflop': 5.0, 'tokens': 80,
+            'pass@1': score, 'points': [[0.0, 0, 0.1], [5.0, 10, score]], **scores}
+
+
+def test_differences_of_methods_by_hand():
+    """A over B: 0.1, 0.2, 0.3, mean 0.2, error 0.1 / sqrt 3; only seeds that both have; the better one first."""
+    runs_of = {'B': [finished('B', 'plenty', seed, 0.3) for seed in (1, 2, 3, 4)],
+               'A': [finished('A', 'plenty', seed, score) for seed, score in ((1, 0.4), (2, 0.5), (3, 0.6))]}
+    (first, second, found, p), = differences_of(runs_of)
+    assert (first, second, found.mean, found.error) == ('A', 'B', pytest.approx(0.2), pytest.approx(0.1 / 3 ** 0.5))
+    assert p == found.p == pytest.approx(1 - 12 ** 0.5 / 14 ** 0.5)
+
+
+def test_a_regimes_table_has_what_needs_no_demonstrations():
+    """GRPO's runs stand in the tables of all regimes, SFT's in that of their own; tuning runs in none."""
+    made = [finished('GRPO', 'none', 1, 0.4), finished('GRPO', 'none', 2, 0.6), finished('SFT', 'plenty', 1, 0.7),
+            finished('SFT', 'scarce', 1, 0.2), finished('SFT', 'plenty', 0, 0.9)]
+    records = {str(i): record for i, record in enumerate(made)}
+    runs_of = report.by_method(SEARCH, records, 'plenty')
+    assert {name: [run['pass@1'] for run in runs] for name, runs in runs_of.items()} == {'GRPO': [0.4, 0.6], 'SFT': [0.7]}
+    lines = report.method_table(SEARCH, runs_of)
+    assert lines[2].startswith('| GRPO | 0.001 | 10 | 5.0 | 0.500 ± 0.141 |') and lines[2].endswith('| 80 | 2 |')
+    assert report.mean_curve(runs_of['GRPO'], 0.1) == ([0.0, 5.0], [0.1, pytest.approx(0.5)], [0.0, pytest.approx(0.02 ** 0.5)])
 
 
 # --- the story of a run -------------------------------------------------------
 def test_a_story_has_its_columns_side_by_side(capsys, tmp_path):
     """Long completions lose their middle; where not all evaluations fit, the first and the last one stay."""
-    from tools.story import columns_of, main
     printed = tmp_path / 'run.txt'
     printed.write_text("""first line
   step 0: 0 | '4 5>9' -> '4*5=20?9n', truth {"numbers": [4, 5], "target": 9}
