@@ -20,6 +20,7 @@ DPO, HYBRIDS, FAULTS, GPU, REAL, RUNS = (
     f'tests/test_{name}.py::' for name in ('dpo', 'hybrids', 'faults', 'gpu_ready', 'real', 'runs'))
 ROWS, TOKENS, WILD = (f'tests/test_{name}.py::' for name in ('rows', 'tokenizers', 'models_in_the_wild'))
 LATEX = 'tests/test_latex.py'
+EMBEDDED, RESULTS = 'tests/test_embedded.py::', 'tests/test_results.py::'
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'place = found.end()', 'place = found.start()', DATA),
@@ -172,6 +173,28 @@ MUTANTS = [
     ('runs', 'hpt.py', 'n_right = sum(reward == 1 for reward in rewards.tolist())', 'n_right = sum(rewards.tolist())', HYBRIDS + 'test_the_gate_counts_what_is_solved'),
     ('runs', 'prefix_rft.py', "    demonstration = without_end(prompt['demonstration'])", "    demonstration = prompt['demonstration'] or []", HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
     ('runs', 'model.py', 'scale = -grad_entropy[part, None] / ctx.temperature', 'scale = 0 * grad_entropy[part, None]', MODEL + 'test_logprobs_and_entropy_have_their_gradients'),
+    # the embedded task, evaluation and statistics
+    ('results', 'embedded.py', "key = f'{sorted(digits)}>{target}'", "key = f'{digits}>{target}'", EMBEDDED + 'test_no_problem_is_in_two_splits'),
+    ('results', 'embedded.py', 'if rng.random() < STOP_CHANCE:', "if rng.random() < (0.5 if lines[-1][-1] == 'y' else STOP_CHANCE):",
+     EMBEDDED + 'test_base_rows_of_search_stop_at_random'),
+    ('results', 'embedded.py', 'if line not in lines:', 'if True:', EMBEDDED + 'test_demonstrations_of_search_are_right'),
+    ('results', 'rewards/search.py', 'sorted(used) == sorted(numbers.elements())', 'True', EMBEDDED + 'test_verdicts_of_search'),
+    ('results', 'rewards/search.py', 'if result != int(written):', 'if False:', EMBEDDED + 'test_verdicts_of_search'),
+    ('results', 'rewards/search.py', 'ATTEMPT.fullmatch(last_line)', 'ATTEMPT.match(last_line)', EMBEDDED + 'test_verdicts_of_search'),
+    ('results', 'sft.py', 'eval_temperature, stops, seeds,', '0.0, stops, seeds,', RUNS + 'test_an_evaluation_is_the_mean_over_its_samples[sft.py]'),
+    ('results', 'grpo.py', "seeds = [(seed, 'evaluate', place) for place in places]", 'seeds = None',
+     RUNS + 'test_an_evaluation_is_the_mean_over_its_samples[grpo.py]'),
+    ('results', 'hpt.py', 'my_rows], eval_samples, max_new_tokens,', 'my_rows], 1, max_new_tokens,',
+     RUNS + 'test_an_evaluation_is_the_mean_over_its_samples[hpt.py]'),
+    ('results', 'tools/report.py', 'p_values[i] * (len(p_values) - place)', 'p_values[i] * len(p_values)', RESULTS + 'test_holm_by_hand'),
+    ('results', 'tools/report.py', 'largest = max(largest, min(', 'largest = max(0.0, min(', RESULTS + 'test_holm_by_hand'),
+    ('results', 'tools/report.py', 'statistics.stdev(differences) / math.sqrt(len(differences))', 'statistics.stdev(differences)',
+     RESULTS + 'test_paired_difference_by_hand'),
+    ('results', 'tools/report.py', 'math.cos(i * width) ** (df - 1)', 'math.cos(i * width) ** df', RESULTS + 'test_p_values_are_those_of_the_tables'),
+    ('results', 'tools/results.py', "2 * record.get('tokens/sampled', 0) + 6 *", "2 * record.get('tokens/sampled', 0) + 2 *", RESULTS + 'test_flops_by_hand'),
+    ('results', 'tools/results.py', 'tried.append((score, -step, -run.learning_rate))', 'tried.append((score, step, -run.learning_rate))',
+     RESULTS + 'test_choices_are_the_best_rate_and_step'),
+    ('results', 'tools/results.py', 'while attempt.result == target:', 'while False:', RESULTS + 'test_regimes'),
 ]
 
 
@@ -219,7 +242,7 @@ chosen = [m for m in MUTANTS if not sys.argv[1:] or str(m[0]) in sys.argv[1:]]
 with tempfile.TemporaryDirectory() as folder:
     # conftest.py's, made once, by the code that is whole
     start_model = os.path.join(folder, 'start_model')
-    subprocess.run([sys.executable, 'sft.py', f'--out_dir={start_model}', '--max_steps=250', '--eval_data=', '--eval_prompts='],
+    subprocess.run([sys.executable, 'sft.py', '--data=sums:base', f'--out_dir={start_model}', '--max_steps=250', '--eval_data=', '--eval_prompts='],
                    cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(caught, chosen))
