@@ -611,7 +611,7 @@ def test_the_weaker_model_must_exist_too(clone):
 def test_the_advice_does_not_depend_on_how_a_folder_is_written(clone, tmp_path):
     """A new config file, whose folder's name comes from knobs; and a script without one, beside files of this run."""
     (tmp_path / 'config' / 'new.py').write_text("data = 'sums:train'\nout_dir = f'./{out_dir}_{max_new_tokens}/'")
-    assert refusal(clone, 'grpo', '--model=out/hpt_64').endswith('make it first: python hpt.py config/new.py')
+    assert refusal(clone, 'grpo', '--model=out/hpt_128').endswith('make it first: python hpt.py config/new.py')
     assert refusal(clone, 'grpo', 'config/tiny.py', '--model=out/sft').endswith('make it first: python sft.py')
 
 

@@ -98,14 +98,14 @@ def test_regimes(task):
     results.prepare_demonstrations(task)
     rows = {name: read_rows(task, name) for name in ('plenty', 'scarce', 'rest', 'noisy')}
     prompts = [row['prompt'] for row in rows['plenty']]
-    assert len(set(prompts)) == len(prompts) > 3000
+    assert len(prompts) == 6000 and len(set(prompts)) > 3000
     assert [row['prompt'] for row in rows['scarce'] + rows['rest']] == prompts == [row['prompt'] for row in rows['noisy']]
     assert len(rows['scarce']) == 48 and not any('demonstration' in row for row in rows['rest'])
     assert [sum(row['difficulty'] == n for row in rows['scarce']) for n in (2, 3, 4)] == [16, 16, 16]
     assert all(verify('search', row['demonstration'], row['answer']) == 1 for row in rows['plenty'])
     wrong = [row for row in rows['noisy'] if verify('search', row['demonstration'], row['answer']) == 0]
     claimed = [row for row in wrong if row['demonstration'].endswith('y')]
-    assert len(wrong) == round(len(prompts) / 3) and abs(len(claimed) - len(wrong) / 2) <= 0.5
+    assert len(wrong) == 2000 and len(claimed) == 1000
 
 
 def test_scarce_demonstrations_are_a_quarter_of_the_prompts(task):

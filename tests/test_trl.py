@@ -48,7 +48,7 @@ def common(tmp_path):
     ('tokens', 'dapo', 0.0), ('sequences', 'grpo', 0.0), ('constant', 'dr_grpo', 0.0), ('tokens', 'dapo', 0.2)])
 def test_grpo(monkeypatch, start_model, tmp_path, denominator, loss_type, beta):
     ns = before_loop(
-        monkeypatch, 'grpo.py', f'--model={start_model}', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
+        monkeypatch, 'grpo.py', f'--model={start_model}', '--data=sums:train', f'--out_dir={tmp_path / "ours"}', '--eval_prompts=',
         f'--loss_denominator={denominator}', f'--beta={beta}', '--temperature=0.8', '--max_new_tokens=24')
     groups = [group for group in ns['rollout'](list(range(24)), 0) if group.has_spread]  # the others are left out of our update
     assert len(groups) > 4

@@ -202,15 +202,13 @@ class Summary:
 
 # --- demonstrations -----------------------------------------------------------------
 def prepare_demonstrations(task):
-    """Writes the rows of the regimes; every problem is there once."""
+    """Writes the rows of the regimes."""
     os.makedirs(f'{task.out}/rows', exist_ok=True)
-    distinct = {}  # prompt -> row
+    plenty = []
     train, _ = read_rows(task.train)
     for row in train:
         # _where is the reader's note of where the row came from
-        fields = {key: value for key, value in row.items() if key != '_where'}
-        distinct.setdefault(row['prompt'], fields)
-    plenty = list(distinct.values())
+        plenty.append({key: value for key, value in row.items() if key != '_where'})
     write_rows(task, 'plenty', plenty)
 
     write_rows(task, 'scarce', plenty[:task.scarce])
