@@ -19,7 +19,7 @@ while the reward grows.
 
 Each task has the splits `base` (stands in for pretraining), `train` (prompts, truths and
 demonstrations) and `test`. Search has two more: `tune`, problems to choose settings by, and
-`arithmetic`, another skill of its start model, to see whether training harms it.
+`arithmetic`, lines to compute without a target, to see whether training harms that skill.
 """
 import random
 import zlib
@@ -47,7 +47,7 @@ SEARCH_SIZES = {'base': 30000, 'train': 6000, 'tune': 300, 'test': 300, 'arithme
 SEARCH_DIGITS = (2, 3, 4)  # the difficulty
 LARGEST_RESULT = 99  # running results are from 0 to this
 STOP_CHANCE = 0.4  # of a base row, after each of its attempts
-ARITHMETIC_SHARE = 0.15  # of base rows: lines to compute, without a target
+ARITHMETIC_SHARE = 0.15  # of base rows: lines to compute, less the eighth that is kept for testing
 LONGEST_BASE_ROW = 10  # attempts
 LONGEST_DEMONSTRATION = 120  # characters
 
@@ -95,7 +95,7 @@ def search_split(digits, target):
 
 
 def make_problem(split, n, rng):
-    """Digits (n) and a target that some attempt reaches, of a problem of this split."""
+    """n digits and a target that some attempt reaches, drawn until the problem is of this split."""
     while True:
         digits = [rng.randint(1, 9) for _ in range(n)]
         target = make_attempt(digits, rng).result
@@ -220,7 +220,7 @@ def is_for_testing(prompt):
 def distinct_rows(size, levels, make_row):
     """`size` rows with different prompts, the levels in turn. make_row(n) makes one of level n.
 
-    Of the easiest level there are only a dozen or two prompts. The other levels fill up evenly.
+    Of the easiest level there are few prompts (of sums a dozen). The other levels fill up evenly.
     """
     pools = []  # the rows of each level
     for n in levels:

@@ -293,7 +293,7 @@ def evaluate():
 
     my_results = []  # (difficulty, reward, whether the verifier gave up) of each completion
     for i, ((row, text), (reward, gave_up)) in enumerate(zip(answers, verdicts)):
-        # the first of three rows are printed: a number alone does not tell what the model writes
+        # the first completion of the first three rows is printed: a number alone says little
         if rank == 0 and i in (0, eval_samples, 2 * eval_samples):
             tqdm.write(f'  step {step}: {reward:.2g} | {row["text"]!r} -> {text!r}, '
                        f'truth {row["truth"]}')

@@ -22,7 +22,7 @@ if script == 'dpo':
 if script in ('grpo', 'hpt', 'prefix_rft'):
     data = 'search:train'
     prompts_per_step, group_size = 64, 8
-    # True gives the hardest problems most weight
+    # dividing by the group's std would give problems that are rarely solved most weight
     advantage_std = False
     learning_rate, beta2 = 4e-4, 0.99
     max_steps = 40

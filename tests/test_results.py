@@ -75,6 +75,38 @@ def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch):
     assert set(Summary(str(path)).records) == {run.name, 'another'}
 
 
+def test_a_run_that_was_stopped_is_not_done(tmp_path):
+    """It is done when it has evaluated its last step: a script that Ctrl-C stops ends without an error."""
+    for lines, done in ((None, False), ([{'step': 7}], False), ([{'step': 5, 'eval/pass@1': 0.1}, {'step': 10}], False),
+                        ([{'step': 10}, {'step': 10, 'eval/pass@1': 0.1}], True)):
+        if lines is not None:
+            (tmp_path / 'log.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        assert results.is_done(str(tmp_path), 10) == done
+
+
+def test_a_line_that_was_cut_is_a_run_to_make_again(tmp_path):
+    path = tmp_path / 'curves.jsonl'
+    path.write_text('{"name": "a"}\n{"name": "b", "pass')
+    assert set(Summary(str(path)).records) == {'a'}
+
+
+def test_another_start_model_is_refused(tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes(b'weights')
+    task = types.SimpleNamespace(base=str(tmp_path), make_base=['none'], out=str(tmp_path))
+    path = tmp_path / 'curves.jsonl'
+    results.prepare_start_model(task, Summary(str(path)))
+    results.prepare_start_model(task, Summary(str(path)))
+    (tmp_path / 'model.safetensors').write_bytes(b'others')
+    with pytest.raises(SystemExit, match='another'):
+        results.prepare_start_model(task, Summary(str(path)))
+
+
+def test_the_models_own_check_chooses_a_completion():
+    """The first that claims y; the first of all where none does."""
+    made = [{'completion': text, 'reward': reward} for text, reward in (('1+1=2?3n', 0.1), ('1+2=3?3y\n', 1.0), ('1*3=3?3y', 0.5))]
+    assert results.reward_by_own_verdict(made) == 1.0 and results.reward_by_own_verdict(made[:1]) == 0.1
+
+
 def test_what_sample_prints_is_read():
     printed = ('     level 2     62 prompts  pass@1 0.387 +- 0.033  pass@2 0.616  maj@4 0.403  tokens 23.2  truncated 0.000\n'
                '         all    300 prompts  pass@1 0.133 +- 0.012  pass@2 0.226  maj@4 0.150  tokens 37.9  truncated 0.014\n'
@@ -137,8 +169,11 @@ def test_a_regimes_table_has_what_needs_no_demonstrations():
     """GRPO's runs stand in the tables of all regimes, SFT's in that of their own; tuning runs in none."""
     made = [finished('GRPO', 'none', 1, 0.4), finished('GRPO', 'none', 2, 0.6), finished('SFT', 'plenty', 1, 0.7),
             finished('SFT', 'scarce', 1, 0.2), finished('SFT', 'plenty', 0, 0.9)]
-    records = {str(i): record for i, record in enumerate(made)}
-    runs_of = report.by_method(SEARCH, records, 'plenty')
+    runs = [Run(record['regime'], record['method'], 1e-3, 10, record['seed']) for record in made[:4]]
+    records = {Run(record['regime'], record['method'], 1e-3, 10, record['seed']).name: record for record in made}
+    former = Run('plenty', 'SFT', 1e-4, 10, 1)  # a record of settings that are no longer chosen
+    records[former.name] = finished('SFT', 'plenty', 1, 0.1)
+    runs_of = report.by_method(SEARCH, records, runs, 'plenty')
     assert {name: [run['pass@1'] for run in runs] for name, runs in runs_of.items()} == {'GRPO': [0.4, 0.6], 'SFT': [0.7]}
     lines = report.method_table(SEARCH, runs_of)
     assert lines[2].startswith('| GRPO | 0.001 | 10 | 5.0 | 0.500 ± 0.141 |') and lines[2].endswith('| 80 | 2 |')

@@ -1,8 +1,8 @@
 """The tables and the picture of tools/results.py, and the tests of which differences are real.
 
-A method's score with a seed is paired with another method's score with the same seed: both saw the
-same prompts in the same order. Of each pair of methods in a regime there is a paired t-test over the
-seeds, and Holm's correction for the number of pairs.
+Of each pair of methods in a regime there is a paired t-test over the seeds, with Holm's correction for
+the number of pairs in that regime. It says whether a difference would remain with other training
+seeds; the start model, the test problems and the tuned settings are the same in all of them.
 """
 import math
 import statistics
@@ -62,14 +62,15 @@ def holm(p_values):
 def differences_of(runs_of):
     """[(better method, other method, Difference, corrected p)] of all pairs of {method: records}.
 
-    The largest difference first. Only seeds that both have count, and there must be two.
+    The largest difference first. Only seeds that both have count, and there must be three: two make
+    no test.
     """
     pairs = []
     for first, second in combinations(runs_of, 2):
         first_scores = {run['seed']: run['pass@1'] for run in runs_of[first]}
         second_scores = {run['seed']: run['pass@1'] for run in runs_of[second]}
         seeds = sorted(first_scores.keys() & second_scores.keys())
-        if len(seeds) < 2:
+        if len(seeds) < 3:
             continue
         found = paired_difference([first_scores[seed] for seed in seeds],
                                   [second_scores[seed] for seed in seeds])
@@ -83,14 +84,17 @@ def differences_of(runs_of):
 
 
 # --- tables -----------------------------------------------------------------------------
-def by_method(task, records, regime):
-    """{method: its finished records, in the order of the seeds}, of a regime's table."""
+def by_method(task, records, runs, regime):
+    """{method: its finished records, in the order of the seeds}, of a regime's table.
+
+    `runs` are the runs that the tables are of: a record of former settings is in none.
+    """
     runs_of = {}
     for name in task.methods:
         # what needs no demonstrations is in the tables of all regimes
         wanted = regime if regime in task.regimes_of(name) else task.regimes_of(name)[0]
-        found = [record for record in records.values() if record.get('method') == name
-                 and record['regime'] == wanted and record['seed'] in task.seeds]
+        names = [run.name for run in runs if run.method == name and run.regime == wanted]
+        found = [records[key] for key in names if key in records]
         if found:
             runs_of[name] = sorted(found, key=lambda record: record['seed'])
     return runs_of
@@ -135,10 +139,12 @@ def control_table(task, records):
         cells = [f'{record[key]:.3f}' if key in record else '' for key in columns.values()]
         tokens = f'{record["tokens"]:.0f}' if 'tokens' in record else ''
         rows.append([name, *cells, tokens])
-        majority = record.get(f'maj@{task.samples}')
-        if majority is not None:
-            empty = [''] * len(columns)
-            rows.append([f'{name}, majority of {task.samples}', f'{majority:.3f}', *empty])
+        # of 16 completions one is chosen, without the truth
+        ways = {f'maj@{task.samples}': f'majority of {task.samples}',
+                'own verdict': f'the first of {task.samples} that claims to be right'}
+        for key, way in ways.items():
+            if key in record:
+                rows.append([f'{name}, {way}', f'{record[key]:.3f}', *[''] * len(columns)])
     return table(['control', *columns, 'tokens'], rows)
 
 
@@ -160,7 +166,7 @@ def difference_table(runs_of):
     for first, second, found, p in differences_of(runs_of):
         rows.append([f'{first} over {second}', f'+{found.mean:.3f} ± {found.error:.3f}',
                      f'{found.p:.4f}', f'{p:.4f}', 'yes' if p < 0.05 else 'no'])
-    return table(['difference', 'mean ± standard error', 'p', 'p, Holm', 'real'], rows)
+    return table(['difference', 'mean ± standard error', 'p', 'p, Holm', 'p < 0.05'], rows)
 
 
 def tuning_table(records, tuning_runs, own_points):
@@ -173,19 +179,21 @@ def tuning_table(records, tuning_runs, own_points):
     return table(['regime', 'method', 'learning rate', 'pass@1 at step'], rows)
 
 
-def report(task, records, tuning_runs, own_points):
-    """All tables, as text."""
+def report(task, records, tuning_runs, runs, own_points):
+    """All tables, as text: `tuning_runs` chose the settings, `runs` are those of the tables."""
     lines = ['pass@1 is at temperature 1; mean ± standard deviation over seeds.', '',
              '## Controls', '', *control_table(task, records)]
     for regime in task.regimes:
-        runs_of = by_method(task, records, regime)
+        runs_of = by_method(task, records, runs, regime)
         lines += ['', f'## Demonstrations: {regime}', '', *method_table(task, runs_of), '',
                   *difference_table(runs_of)]
     if tuning_runs:
         lines += ['', '## Tuning, on other problems', '',
                   *tuning_table(records, tuning_runs, own_points)]
+    done = [run for run in runs if run.name in records]
     minutes = sum(record.get('minutes', 0) for record in records.values())
-    lines += ['', f'{len(records)} runs and controls, {minutes / 60:.1f} hours of one core']
+    lines += ['', f'{len(done)} of {len(runs)} runs of the tables are done; all runs and controls took '
+              f'{minutes / 60:.1f} hours of one core']
     return '\n'.join(lines)
 
 
@@ -193,7 +201,8 @@ def report(task, records, tuning_runs, own_points):
 def mean_curve(runs, start):
     """TFLOP, mean and standard deviation of pass@1 over seeds, from the start model on."""
     tflops, means, deviations = [0.0], [start], [0.0]
-    # evaluations at step 0 are the start model's; the first others of all seeds, then the second ones
+    # Step 0 is the start model. A point is the mean over seeds of their first evaluation, the next
+    # one of their second, and so on.
     trained = [[point for point in run['points'] if point[1] > 0] for run in runs]
     for points in zip(*trained):
         scores = [score for _, _, score in points]
@@ -203,7 +212,7 @@ def mean_curve(runs, start):
     return tflops, means, deviations
 
 
-def draw(task, records, picture):
+def draw(task, records, runs, picture):
     """A panel for each regime: pass@1 on the test problems over TFLOP, mean and standard deviation."""
     try:
         import matplotlib
@@ -215,13 +224,16 @@ def draw(task, records, picture):
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    start = records['start model, temperature 1']['pass@1']
+    start = records.get('start model, temperature 1', {}).get('pass@1')
+    if start is None:
+        print('no picture before the start model is measured')
+        return
     colors = {name: f'C{i}' for i, name in enumerate(task.methods)}
     figure, axes = pyplot.subplots(1, len(task.regimes), figsize=(4.4 * len(task.regimes), 4),
                                    layout='constrained', sharey=True)
     for axis, regime in zip(axes, task.regimes):
-        for name, runs in by_method(task, records, regime).items():
-            tflops, means, deviations = mean_curve(runs, start)
+        for name, found in by_method(task, records, runs, regime).items():
+            tflops, means, deviations = mean_curve(found, start)
             axis.plot(tflops, means, color=colors[name], marker='o', markersize=4, label=name)
             low = [mean - deviation for mean, deviation in zip(means, deviations)]
             high = [mean + deviation for mean, deviation in zip(means, deviations)]

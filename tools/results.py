@@ -6,13 +6,13 @@
     python -m tools.results --quick    # everything once, small: ten minutes; nothing in docs/ changes
 
 It may be stopped at any time. Each finished run is a line of docs/curves.jsonl (docs/curves_real.jsonl),
-and a run that has its line there is not made again: the command goes on where it was, also on
-another machine. Delete the file to start afresh. tools/report.py makes the tables.
+and a run that has its line there is not made again: the command goes on where it was. A run that
+was stopped begins anew. Delete the file to start afresh. tools/report.py makes the tables.
 
-The regimes differ in the demonstrations; the prompts are the same:
+The regimes differ in the demonstrations; the rows are the same:
 
     plenty   every prompt has one, a search that reached the target
-    scarce   a few prompts have one
+    scarce   a few prompts have one; HPT and Prefix-RFT take a quarter of their prompts from these
     noisy    every prompt has one; a third end in a wrong attempt, and half of those claim it right
 
 What needs no demonstrations (GRPO, DPO on pairs of the start model's own completions, the controls)
@@ -20,19 +20,22 @@ runs once for all regimes.
 
 Compute is matched: every method may spend about the same FLOPs, 2N for each token that sampling puts
 through the model and 6N for each token of an update, N being the number of parameters. A method
-stops earlier where that is better: learning rate and last step are chosen together, among three
-rates and four steps for each method and regime, on seed 0 and on problems that no table uses. Then
-the other seeds run with this choice, and their models are measured on the test problems.
+stops earlier where that is better: on the search task learning rate and last step are chosen
+together, among three rates and four steps for each method and regime, on seed 0 and on problems that
+no table uses. (The real model has one rate for each method, and no choice.) Then the other seeds run,
+and their models are measured on the test problems.
 """
 import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -59,6 +62,11 @@ class Method:
     learning_rates: tuple  # to choose from; of a single one the last step is taken
     needs_demonstrations: bool = True
     sft_steps: int = 0  # of sft.py before it, at most
+    scarce_steps: int = 0  # in the regime 'scarce', where that is less; 0: as many as elsewhere
+
+    def steps_in(self, regime):
+        """The most steps that it may make in a regime."""
+        return self.scarce_steps if regime == 'scarce' and self.scarce_steps else self.steps
 
 
 @dataclass
@@ -106,7 +114,7 @@ class Task:
 
 SFT_RATES = (3e-4, 1e-3, 3e-3)
 RL_RATES = (2e-4, 4e-4, 8e-4)
-DPO_RATES = (3e-5, 1e-4, 3e-4)
+DPO_RATES = (1e-5, 3e-5, 1e-4)
 SEARCH = Task(
     name='search',
     base='out/tiny_base',
@@ -114,8 +122,9 @@ SEARCH = Task(
     config='config/tiny.py',
     methods={
         'GRPO': Method('grpo.py', 44, RL_RATES, needs_demonstrations=False),
-        'DPO': Method('dpo.py', 120, DPO_RATES, needs_demonstrations=False),
-        'SFT': Method('sft.py', 540, SFT_RATES),
+        'DPO': Method('dpo.py', 180, DPO_RATES, needs_demonstrations=False),
+        # 48 rows are learnt by heart soon: there it may stop after 34, 68, 102 or 136 steps
+        'SFT': Method('sft.py', 540, SFT_RATES, scarce_steps=136),
         'SFT then GRPO': Method('grpo.py', 20, RL_RATES, sft_steps=200),
         'HPT': Method('hpt.py', 36, RL_RATES),
         'Prefix-RFT': Method('prefix_rft.py', 40, RL_RATES)},
@@ -151,6 +160,8 @@ def small(task):
     for method in task.methods.values():
         method.steps = max(task.quarters, method.steps // 10)
         method.sft_steps //= 10
+        method.scarce_steps //= 10
+        # the middle rate, or the only one
         method.learning_rates = method.learning_rates[-2:-1] or method.learning_rates
     return task
 
@@ -169,9 +180,6 @@ class Run:
         return (f'{self.regime}, {self.method}, learning rate {self.learning_rate:g}, '
                 f'{self.steps} steps, seed {self.seed}')
 
-    @property
-    def file_name(self):
-        return re.sub('[^a-z0-9.]+', '_', self.name.lower())
 
 
 # --- the summary --------------------------------------------------------------------
@@ -186,8 +194,10 @@ class Summary:
         if os.path.exists(path):
             with open(path) as f:
                 for line in f:
-                    record = json.loads(line)
-                    self.records[record['name']] = record
+                    # a line that a full disk or kill -9 has cut is a run that is made again
+                    if line.endswith('}\n'):
+                        record = json.loads(line)
+                        self.records[record['name']] = record
 
     def keep(self, record):
         """Adds a record and prints it in short."""
@@ -252,7 +262,7 @@ def data_flags(task, script, regime, seed):
     if script == 'sft.py':
         return [f'--data={task.rows_of(regime)}', '--eval_data=']
     if regime == 'scarce':
-        # as many passes over the few prompts with a demonstration as make them a quarter of all
+        # so many passes over the few prompts with a demonstration that they make a quarter of all
         with open(task.rows_of('rest')) as f:
             n_rest = len(f.readlines())
         passes = n_rest / 3 / task.scarce
@@ -265,8 +275,8 @@ def data_flags(task, script, regime, seed):
 def run_command(text, *command):
     """Runs a script of the repository; what it prints goes to the file `text` and is returned."""
     os.makedirs(os.path.dirname(text), exist_ok=True)
-    # two runs at a time on two cores: a thread each
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    # two runs at a time on two cores: a thread each. SCALE is a setting of config/real.py.
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'SCALE': '1'}
     with open(text, 'w') as f:
         done = subprocess.run([sys.executable, *command], stdout=f, stderr=f, env=environment)
     if done.returncode != 0:
@@ -275,31 +285,58 @@ def run_command(text, *command):
         return f.read()
 
 
-def train(task, run, script, model, folder, steps, learning_rate):
+def file_name(text):
+    return re.sub('[^a-z0-9.]+', '_', text.lower())
+
+
+class Once:
+    """Lets one thread make a thing while others that want it wait. `with once(name):`"""
+
+    def __init__(self):
+        self.locks = defaultdict(threading.Lock)
+        self.own = threading.Lock()
+
+    def __call__(self, name):
+        with self.own:
+            return self.locks[name]
+
+
+once = Once()
+
+
+def read_log(folder):
+    """The records of a run's log; [] where there is none."""
+    path = os.path.join(folder, 'log.jsonl')
+    if not os.path.exists(path):
+        return []
+    with open(path) as f:
+        return [json.loads(line) for line in f]
+
+
+def is_done(folder, steps):
+    """Whether a run has made its last evaluation. One that Ctrl-C stopped ends without an error."""
+    return any(record['step'] == steps and 'eval/pass@1' in record for record in read_log(folder))
+
+
+def train(task, script, model, folder, steps, eval_every, learning_rate, seed, data):
     """Runs a script from `model` in `folder`, unless that is done; returns its log, a list of dicts."""
-    if not os.path.exists(f'{folder}.txt'):
-        flags = [
-            f'--model={model}', f'--out_dir={folder}', f'--max_steps={steps}', f'--seed={run.seed}',
-            f'--learning_rate={learning_rate}', '--schedule=constant', '--overwrite=True',
-            f'--eval_every={max(1, task.methods[run.method].steps // task.quarters)}',
-            '--eval_temperature=1']
-        if run.seed == TUNING_SEED:
-            flags += [f'--eval_prompts={task.tune}', '--eval_samples=2']
-        else:
-            flags += [f'--eval_prompts={task.test}', '--eval_samples=1']
-        if script == 'prefix_rft.py':
-            # its prefixes shrink over the whole run
-            flags.append(f'--prefix_steps={task.methods[run.method].steps}')
-        run_command(f'{folder}.running', script, task.config, *flags,
-                    *data_flags(task, script, run.regime, run.seed))
-        # a text of this name says that the run is done
-        os.rename(f'{folder}.running', f'{folder}.txt')
-    with open(os.path.join(folder, 'log.jsonl')) as f:
-        log = [json.loads(line) for line in f]
-    # a run that Ctrl-C has stopped ends without an error
-    if log[-1]['step'] != steps:
-        raise RuntimeError(f'{folder} was stopped: delete {folder}.txt and run this again')
-    return log
+    with once(folder):
+        if not is_done(folder, steps):
+            flags = [
+                f'--model={model}', f'--out_dir={folder}', f'--max_steps={steps}', f'--seed={seed}',
+                f'--learning_rate={learning_rate}', '--schedule=constant', '--overwrite=True',
+                f'--eval_every={eval_every}', '--eval_temperature=1']
+            if seed == TUNING_SEED:
+                flags += [f'--eval_prompts={task.tune}', '--eval_samples=2']
+            else:
+                flags += [f'--eval_prompts={task.test}', '--eval_samples=1']
+            if script == 'prefix_rft.py':
+                # its prefixes shrink over the whole run, also where it stops earlier
+                flags.append(f'--prefix_steps={task.methods["Prefix-RFT"].steps}')
+            run_command(f'{folder}.txt', script, task.config, *flags, *data)
+        if not is_done(folder, steps):
+            raise KeyboardInterrupt
+        return read_log(folder)
 
 
 def points_of(log, n_parameters, tflop_before):
@@ -322,23 +359,27 @@ def execute(task, run, summary, choices, n_parameters):
         return
     begin = time.time()
     method = task.methods[run.method]
-    folder = f'{task.out}/{run.file_name}'
     model, points, tflop = task.base, [], 0.0
     if method.sft_steps:
-        # SFT's own choice in this regime, but for a limit to its steps
+        # SFT's own choice in this regime, but for a limit to its steps; one stage for all learning rates
         rate, steps = choices[run.regime, 'SFT']
         steps = min(steps, method.sft_steps)
-        log = train(task, run, 'sft.py', model, f'{folder}_sft', steps, rate)
-        model = f'{folder}_sft'
+        stage = Run(run.regime, 'first SFT', rate, steps, run.seed)
+        model = f'{task.out}/{file_name(stage.name)}'
+        log = train(task, 'sft.py', task.base, model, steps, max(1, steps // 2), rate, run.seed,
+                    data_flags(task, 'sft.py', run.regime, run.seed))
         points, tflop = points_of(log, n_parameters, 0.0)
     if method.script == 'dpo.py':
         tflop = prepare_pairs(task, run.seed, n_parameters)
-    log = train(task, run, method.script, model, folder, run.steps, run.learning_rate)
-    own_points, tflop = points_of(log, n_parameters, tflop)
+    folder = f'{task.out}/{file_name(run.name)}'
+    eval_every = max(1, method.steps_in(run.regime) // task.quarters)
+    log = train(task, method.script, model, folder, run.steps, eval_every, run.learning_rate, run.seed,
+                data_flags(task, method.script, run.regime, run.seed))
+    points_of_script, tflop = points_of(log, n_parameters, tflop)
 
-    record = {'name': run.name, **asdict(run), 'tflop': tflop, 'points': points + own_points}
+    record = {'name': run.name, **asdict(run), 'tflop': tflop, 'points': points + points_of_script}
     if run.seed == TUNING_SEED:
-        _, _, record['pass@1'] = own_points[-1]
+        _, _, record['pass@1'] = points_of_script[-1]
     else:
         record |= measure(task, folder, folder)
     record['minutes'] = (time.time() - begin) / 60
@@ -348,18 +389,23 @@ def execute(task, run, summary, choices, n_parameters):
 def prepare_pairs(task, seed, n_parameters):
     """DPO's pairs: the start model's own completions with this seed, a right one against a wrong one.
 
-    Returns what sampling them cost, in TFLOP.
+    Returns what they cost in TFLOP: 2N for each token sampled, and for each that the reference scores.
     """
     pairs = task.rows_of(f'pairs_{seed}')
-    if not os.path.exists(f'{pairs}.txt'):
-        run_command(f'{pairs}.running', 'sample.py', f'--model={task.base}', '--write=pairs', '--n=8',
-                    f'--data={task.rows_of("plenty")}', f'--limit={task.pair_prompts}',
-                    f'--seed={seed}', f'--max_new_tokens={task.max_new_tokens}', '--show=0',
-                    f'--out={pairs}', '--overwrite=True')
-        os.rename(f'{pairs}.running', f'{pairs}.txt')
+    with once(pairs):
+        if not os.path.exists(pairs):
+            run_command(f'{pairs}.txt', 'sample.py', f'--model={task.base}', '--write=pairs', '--n=8',
+                        f'--data={task.rows_of("plenty")}', f'--limit={task.pair_prompts}',
+                        f'--seed={seed}', f'--max_new_tokens={task.max_new_tokens}', '--show=0',
+                        f'--out={pairs}.part', '--overwrite=True')
+            os.rename(f'{pairs}.part', pairs)
     with open(f'{pairs}.txt') as f:
         mean_tokens = float(report_of_all(f.read(), 'tokens'))
-    return 2 * n_parameters * mean_tokens * task.pair_prompts * 8 / 1e12
+    with open(pairs) as f:
+        n_pairs = len(f.readlines())
+    # the two sides of a pair are about as long as the mean completion
+    tokens = mean_tokens * (task.pair_prompts * 8 + n_pairs * 2)
+    return 2 * n_parameters * tokens / 1e12
 
 
 # --- measuring ------------------------------------------------------------------------
@@ -381,24 +427,36 @@ def measure(task, model, path, temperature=1.0):
             return [json.loads(line) for line in f], printed
 
     completions, printed = sample('test', task.test, task.samples, temperature)
-    solved = defaultdict(bool)  # prompt -> whether one of its completions is right
+    by_prompt = defaultdict(list)
     for completion in completions:
-        solved[completion['prompt']] |= completion['reward'] > 0.5
+        by_prompt[completion['prompt']].append(completion)
+    solved = [any(c['reward'] > 0.5 for c in group) for group in by_prompt.values()]
     scores = {
         'pass@1': mean_reward(completions),
-        f'pass@{task.samples}': statistics.mean(solved.values()),
+        f'pass@{task.samples}': statistics.mean(solved),
         f'maj@{task.samples}': float(report_of_all(printed, f'maj@{task.samples}')),
         'tokens': statistics.mean(completion['tokens'] for completion in completions),
         'truncated': statistics.mean(not completion['stopped'] for completion in completions)}
     for level in task.levels:
         of_level = [completion for completion in completions if completion['difficulty'] == level]
         scores[f'pass@1/{level}'] = mean_reward(of_level)
+    if task.name == 'search':
+        scores['own verdict'] = statistics.mean(map(reward_by_own_verdict, by_prompt.values()))
     greedy, _ = sample('greedy', task.test, 1, 0)
     scores['greedy'] = mean_reward(greedy)
     if task.other_skill:
         other, _ = sample('other', task.other_skill, 2, temperature)
         scores['other skill'] = mean_reward(other)
     return scores
+
+
+def reward_by_own_verdict(completions):
+    """Of search: the reward of the first completion whose last line claims 'y', or else of the first one.
+
+    It costs as many completions as there are, and needs no truth: the model's own check decides.
+    """
+    claimed = [c for c in completions if c['completion'].rstrip().endswith('y')]
+    return (claimed or completions)[0]['reward']
 
 
 def mean_reward(completions):
@@ -469,8 +527,8 @@ def bias_controls(task, summary):
     for character in '0123456789+-*=?yn\n':
         candidates[repr(character)] = set(sampler.tokenizer.encode(character, add_special_tokens=False))
 
-    # both signs for every token, then more sizes for the best one and for the end
-    scores = {}  # (candidate, bias) -> pass@1
+    # both signs for every token, then more sizes for the best one and for the end; 0 is no bias
+    scores = {('end', 0): sampler.score(sampler.stops, 0, task.tune, 2)}  # (candidate, bias) -> pass@1
     for name, tokens in candidates.items():
         for bias in (-2,) if task.quick else (-2, 2):
             scores[name, bias] = sampler.score(tokens, bias, task.tune, 2)
@@ -493,7 +551,7 @@ def tuning_runs(task, name):
     method = task.methods[name]
     if not task.tune:
         return []
-    return [Run(regime, name, rate, method.steps, TUNING_SEED)
+    return [Run(regime, name, rate, method.steps_in(regime), TUNING_SEED)
             for regime in task.regimes_of(name) for rate in method.learning_rates]
 
 
@@ -530,15 +588,37 @@ def choose(task, summary, names):
                 _, step, rate = max(tried)
                 choices[regime, name] = (-rate, -step)
             else:
-                choices[regime, name] = (method.learning_rates[0], method.steps)
+                choices[regime, name] = (method.learning_rates[0], method.steps_in(regime))
     return choices
 
 
-def run_all(task, summary):
-    """Controls, tuning, then seed by seed, so that an unfinished table has a few seeds of all."""
-    n_parameters = sum(p.numel() for p in load_model(task.base).parameters())
+def groups_of(task):
+    """The methods that begin with sft.py's choice, after all others."""
     alone = [name for name, method in task.methods.items() if method.sft_steps == 0]
     staged = [name for name, method in task.methods.items() if method.sft_steps > 0]
+    return alone, staged
+
+
+def all_tuning_runs(task):
+    return [run for group in groups_of(task) for name in group for run in tuning_runs(task, name)]
+
+
+def seed_runs(task, summary):
+    """The runs of the tables, seed by seed: an unfinished table has a few seeds of all.
+
+    [] while the tuning is not finished.
+    """
+    if any(run.name not in summary.records for run in all_tuning_runs(task)):
+        return []
+    choices = choose(task, summary, task.methods)
+    return [Run(regime, name, rate, steps, seed)
+            for seed in task.seeds for (regime, name), (rate, steps) in choices.items()]
+
+
+def run_all(task, summary):
+    """Controls, tuning, then the seeds."""
+    n_parameters = sum(p.numel() for p in load_model(task.base).parameters())
+    alone, staged = groups_of(task)
     with ThreadPoolExecutor(2) as pool:
         def run_these(runs, choices):
             list(pool.map(lambda run: execute(task, run, summary, choices, n_parameters), runs))
@@ -548,35 +628,56 @@ def run_all(task, summary):
         run_these([run for name in alone for run in tuning_runs(task, name)], {})
         choices = choose(task, summary, alone)
         run_these([run for name in staged for run in tuning_runs(task, name)], choices)
-        choices = choose(task, summary, task.methods)
         if task.has_bias_controls:
             bias_controls(task, summary)
-        runs = []
-        for seed in task.seeds:
-            for (regime, name), (rate, steps) in choices.items():
-                runs.append(Run(regime, name, rate, steps, seed))
-        run_these(runs, choices)
+        run_these(seed_runs(task, summary), choose(task, summary, task.methods))
+
+
+def prepare_start_model(task, summary):
+    """Makes the start model unless it is there; raises SystemExit if the kept runs had another one."""
+    weights = f'{task.base}/model.safetensors'
+    log = read_log(task.base)
+    # a start model from sft.py has a log; it is whole after its last evaluation
+    if not os.path.exists(weights) or log and 'eval/pass@1' not in log[-1]:
+        print(f'the start model: {" ".join(task.make_base)}, minutes', flush=True)
+        run_command(f'{task.out}/start.txt', *task.make_base)
+    with open(weights, 'rb') as f:
+        checksum = zlib.crc32(f.read())
+    known = summary.records.get('start model')
+    if known is None:
+        summary.keep({'name': 'start model', 'folder': task.base, 'crc32': checksum})
+    elif known['crc32'] != checksum:
+        sys.exit(f'error: {summary.path} has runs from another {task.base} (crc32 {known["crc32"]}, now '
+                 f'{checksum}): put that model back, or delete {summary.path} to start afresh')
 
 
 def main(arguments):
+    if not set(arguments) <= {'real', '--quick', '--report'}:
+        sys.exit(__doc__)
     task = REAL if 'real' in arguments else SEARCH
     if '--quick' in arguments:
         task = small(task)
-    os.makedirs(task.out, exist_ok=True)
-    summary = Summary(task.path('curves.jsonl'))
+    path = task.path('curves.jsonl')
     if '--report' not in arguments:
-        if not os.path.exists(f'{task.base}/model.safetensors'):
-            print(f'the start model: {" ".join(task.make_base)}, minutes', flush=True)
-            run_command(f'{task.out}/start.txt', *task.make_base)
+        # without a summary nothing that is left in `out` counts
+        if task.quick or not os.path.exists(path):
+            shutil.rmtree(task.out, ignore_errors=True)
+        os.makedirs(task.out, exist_ok=True)
+        summary = Summary(path)
+        print(f'{len(summary.records)} runs and controls are in {path}', flush=True)
+        prepare_start_model(task, summary)
         prepare_demonstrations(task)
-        run_all(task, summary)
+        try:
+            run_all(task, summary)
+        except KeyboardInterrupt:
+            sys.exit('stopped: the same command goes on from here')
 
-    tuning = [run for name in task.methods for run in tuning_runs(task, name)]
-    text = report(task, summary.records, tuning, own_points)
+    summary = Summary(path)
+    text = report(task, summary.records, all_tuning_runs(task), seed_runs(task, summary), own_points)
     print(text)
     with open(task.path('results.txt'), 'w') as f:
         f.write(text + '\n')
-    draw(task, summary.records, task.path('methods.png'))
+    draw(task, summary.records, seed_runs(task, summary), task.path('methods.png'))
 
 
 if __name__ == '__main__':
