@@ -45,7 +45,7 @@ def task_rows(name):
 # --- search -------------------------------------------------------------------
 SEARCH_SIZES = {'base': 30000, 'train': 6000, 'tune': 300, 'test': 300, 'arithmetic': 300}  # rows
 SEARCH_DIGITS = (2, 3, 4)  # the difficulty
-LARGEST_RESULT = 99  # running results are from 0 to this
+LARGEST_RESULT = 30  # running results are from 0 to this
 STOP_CHANCE = 0.4  # of a base row, after each of its attempts
 ARITHMETIC_SHARE = 0.15  # of base rows: lines to compute, less the eighth that is kept for testing
 LONGEST_BASE_ROW = 10  # attempts

@@ -15,7 +15,7 @@ from verify import verify
 SEARCH = {split: task_rows(f'search:{split}') for split in embedded.SEARCH_SIZES}
 SUMS = {split: task_rows(f'sums:{split}') for split in embedded.SUM_SIZES}
 
-TEST_OF_SEARCH = ['4 5>9', '3 5 5>22', '5 7 3 8>36']
+TEST_OF_SEARCH = ['4 5>9', '4 8 9>3', '8 4 4 6>28']
 TEST_OF_SUMS = ['0+5', '2+4+6', '0+3+3+9']
 
 
