@@ -61,20 +61,28 @@ class Attempt:
 
 
 def make_attempt(digits, rng):
-    """A random Attempt at using all digits. All its running results are from 0 to LARGEST_RESULT."""
-    while True:
-        order = rng.sample(digits, len(digits))
-        result = order[0]
-        expression = text = str(result)
-        for digit in order[1:]:
-            operator = rng.choice('+-*')
-            result = {'+': result + digit, '-': result - digit, '*': result * digit}[operator]
-            if not 0 <= result <= LARGEST_RESULT:
-                break
-            expression += f'{operator}{digit}'
-            text += f'{operator}{digit}={result}'
-        else:
-            return Attempt(expression, text, result)
+    """A random Attempt that uses each digit once."""
+    attempt = None
+    while attempt is None:
+        attempt = combine(rng.sample(digits, len(digits)), rng)
+    return attempt
+
+
+def combine(digits, rng):
+    """The Attempt with the digits in this order and random operators.
+
+    None where a running result is not from 0 to LARGEST_RESULT.
+    """
+    result = digits[0]
+    expression = text = str(result)
+    for digit in digits[1:]:
+        operator = rng.choice('+-*')
+        result = {'+': result + digit, '-': result - digit, '*': result * digit}[operator]
+        if not 0 <= result <= LARGEST_RESULT:
+            return None
+        expression += f'{operator}{digit}'
+        text += f'{operator}{digit}={result}'
+    return Attempt(expression, text, result)
 
 
 def search_line(attempt, target):
@@ -91,7 +99,13 @@ def search_split(digits, target):
     """
     key = f'{sorted(digits)}>{target}'
     parts = 4 if len(digits) == 2 else 8
-    return {0: 'test', 1: 'tune'}.get(zlib.crc32(key.encode()) % parts, 'train')
+    # a checksum, unlike Python's hash(), is the same in every process
+    part = zlib.crc32(key.encode()) % parts
+    if part == 0:
+        return 'test'
+    if part == 1:
+        return 'tune'
+    return 'train'
 
 
 def make_problem(split, n, rng):
@@ -109,6 +123,7 @@ def search_rows(split, size, rng):
         return distinct_rows(size, SEARCH_DIGITS, lambda n: arithmetic_row(n, rng))
     if split in ('test', 'tune'):
         return distinct_rows(size, SEARCH_DIGITS, lambda n: demonstrated_row(split, n, rng))
+    # base has problems of the train side, too
     make_row = base_row if split == 'base' else demonstrated_row
     return [make_row('train', SEARCH_DIGITS[i % len(SEARCH_DIGITS)], rng) for i in range(size)]
 
@@ -150,6 +165,7 @@ def demonstrated_row(split, n, rng):
 def make_search(digits, target, rng):
     """Random attempts, none twice, of which the last reaches the target; not too long as text."""
     while True:
+        # one search: it ends at the target, or when it has become too long
         lines = []
         while len('\n'.join(lines)) <= LONGEST_DEMONSTRATION:
             attempt = make_attempt(digits, rng)
@@ -158,6 +174,7 @@ def make_search(digits, target, rng):
                 lines.append(line)
             if attempt.result == target:
                 break
+        # a search that is too long is thrown away, and another one begins
         text = '\n'.join(lines)
         if lines[-1].endswith('y') and len(text) <= LONGEST_DEMONSTRATION:
             return text

@@ -67,6 +67,7 @@ def differences_of(runs_of):
     """
     pairs = []
     for first, second in combinations(runs_of, 2):
+        # each seed against the same seed
         first_scores = {run['seed']: run['pass@1'] for run in runs_of[first]}
         second_scores = {run['seed']: run['pass@1'] for run in runs_of[second]}
         seeds = sorted(first_scores.keys() & second_scores.keys())
@@ -74,13 +75,34 @@ def differences_of(runs_of):
             continue
         found = paired_difference([first_scores[seed] for seed in seeds],
                                   [second_scores[seed] for seed in seeds])
+        # the better one comes first
         if found.mean < 0:
             first, second = second, first
             found = Difference(-found.mean, found.error, found.p)
         pairs.append((first, second, found))
+    # as many tests as pairs: chance alone would make some of them look real
     corrected = holm([found.p for _, _, found in pairs])
     rows = [(*pair, p) for pair, p in zip(pairs, corrected)]
     return sorted(rows, key=lambda row: -row[2].mean)
+
+
+# --- evaluations ------------------------------------------------------------------------
+def own_points(record):
+    """The evaluations of a record's own script, after training began: no stage before it, no step 0.
+
+    A point is (TFLOP so far, step, pass@1).
+    """
+    points = []
+    last_step = 0
+    for point in record['points']:
+        _, step, _ = point
+        # the steps of the stage before are counted from 0, too
+        if step < last_step:
+            points = []
+        if step > 0:
+            points.append(point)
+        last_step = step
+    return points
 
 
 # --- tables -----------------------------------------------------------------------------
@@ -169,7 +191,7 @@ def difference_table(runs_of):
     return table(['difference', 'mean ± standard error', 'p', 'p, Holm', 'p < 0.05'], rows)
 
 
-def tuning_table(records, tuning_runs, own_points):
+def tuning_table(records, tuning_runs):
     """Every score by which a learning rate and a step were chosen."""
     rows = []
     for run in tuning_runs:
@@ -179,7 +201,7 @@ def tuning_table(records, tuning_runs, own_points):
     return table(['regime', 'method', 'learning rate', 'pass@1 at step'], rows)
 
 
-def report(task, records, tuning_runs, runs, own_points):
+def report(task, records, tuning_runs, runs):
     """All tables, as text: `tuning_runs` chose the settings, `runs` are those of the tables."""
     lines = ['pass@1 is at temperature 1; mean ± standard deviation over seeds.', '',
              '## Controls', '', *control_table(task, records)]
@@ -189,7 +211,7 @@ def report(task, records, tuning_runs, runs, own_points):
                   *difference_table(runs_of)]
     if tuning_runs:
         lines += ['', '## Tuning, on other problems', '',
-                  *tuning_table(records, tuning_runs, own_points)]
+                  *tuning_table(records, tuning_runs)]
     done = [run for run in runs if run.name in records]
     minutes = sum(record.get('minutes', 0) for record in records.values())
     lines += ['', f'{len(done)} of {len(runs)} runs of the tables are done; all runs and controls took '

@@ -46,7 +46,7 @@ from data import completion_text, load_tokenizer, rl_prompts, stop_ids
 from embedded import make_attempt
 from model import load_model
 from rows import read_rows
-from tools.report import draw, report
+from tools.report import draw, own_points, report
 from verify import verify_all
 
 TUNING_SEED = 0
@@ -334,6 +334,7 @@ def train(task, script, model, folder, steps, eval_every, learning_rate, seed, d
                 # its prefixes shrink over the whole run, also where it stops earlier
                 flags.append(f'--prefix_steps={task.methods["Prefix-RFT"].steps}')
             run_command(f'{folder}.txt', script, task.config, *flags, *data)
+        # the script has heard the Ctrl-C and ended in order; here it has to end the command
         if not is_done(folder, steps):
             raise KeyboardInterrupt
         return read_log(folder)
@@ -369,14 +370,18 @@ def execute(task, run, summary, choices, n_parameters):
         log = train(task, 'sft.py', task.base, model, steps, max(1, steps // 2), rate, run.seed,
                     data_flags(task, 'sft.py', run.regime, run.seed))
         points, tflop = points_of(log, n_parameters, 0.0)
+    # the pairs of dpo.py have cost something before it begins
     if method.script == 'dpo.py':
         tflop = prepare_pairs(task, run.seed, n_parameters)
+
+    # the method's own script
     folder = f'{task.out}/{file_name(run.name)}'
     eval_every = max(1, method.steps_in(run.regime) // task.quarters)
     log = train(task, method.script, model, folder, run.steps, eval_every, run.learning_rate, run.seed,
                 data_flags(task, method.script, run.regime, run.seed))
     points_of_script, tflop = points_of(log, n_parameters, tflop)
 
+    # a run for the tables is measured, one for tuning has its evaluations
     record = {'name': run.name, **asdict(run), 'tflop': tflop, 'points': points + points_of_script}
     if run.seed == TUNING_SEED:
         _, _, record['pass@1'] = points_of_script[-1]
@@ -555,21 +560,6 @@ def tuning_runs(task, name):
             for regime in task.regimes_of(name) for rate in method.learning_rates]
 
 
-def own_points(record):
-    """The evaluations of a record's own script, after training began: no stage before it, no step 0."""
-    points = []
-    last_step = 0
-    for point in record['points']:
-        _, step, _ = point
-        # the steps of the stage before are counted from 0, too
-        if step < last_step:
-            points = []
-        if step > 0:
-            points.append(point)
-        last_step = step
-    return points
-
-
 def choose(task, summary, names):
     """{(regime, method): (learning rate, step)} with the best pass@1 on the tuning problems.
 
@@ -593,7 +583,7 @@ def choose(task, summary, names):
 
 
 def groups_of(task):
-    """The methods that begin with sft.py's choice, after all others."""
+    """Two lists of methods: those of one script, and those that begin with sft.py at SFT's choice."""
     alone = [name for name, method in task.methods.items() if method.sft_steps == 0]
     staged = [name for name, method in task.methods.items() if method.sft_steps > 0]
     return alone, staged
@@ -673,7 +663,7 @@ def main(arguments):
             sys.exit('stopped: the same command goes on from here')
 
     summary = Summary(path)
-    text = report(task, summary.records, all_tuning_runs(task), seed_runs(task, summary), own_points)
+    text = report(task, summary.records, all_tuning_runs(task), seed_runs(task, summary))
     print(text)
     with open(task.path('results.txt'), 'w') as f:
         f.write(text + '\n')

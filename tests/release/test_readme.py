@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from model import memory_plan, shape_config
 from tools.report import report
-from tools.results import REAL, SEARCH, Summary, own_points, tuning_runs
+from tools.results import REAL, SEARCH, Summary, all_tuning_runs, seed_runs
 
 
 def read(name):
@@ -150,9 +150,8 @@ def test_the_tables_of_methods_are_those_of_the_runs(task):
     path = task.path('curves.jsonl')
     if not os.path.exists(os.path.join(ROOT, path)):
         pytest.skip(f'{path} is not there yet')
-    records = Summary(os.path.join(ROOT, path)).records
-    tuning = [run for name in task.methods for run in tuning_runs(task, name)]
-    known = report(task, records, tuning, own_points)
+    summary = Summary(os.path.join(ROOT, path))
+    known = report(task, summary.records, all_tuning_runs(task), seed_runs(task, summary))
     assert read(task.path('results.txt')) == known + '\n'
     tables = re.findall(rf'<!-- tables: {re.escape(task.path("results.txt"))} -->\n(.*?)\n\n', PAGES['docs/results.md'], re.S)
     assert tables
