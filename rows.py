@@ -250,9 +250,9 @@ def read_rows(spec):
 
     A source: .jsonl, .jsonl.gz, .json (a list, or lines), .parquet, hf://datasets/owner/name/file,
     a pattern (train-*.parquet), or a split of an embedded task (search:train, see embedded.py).
-    '*2' behind a source is its weight: how often an epoch passes over it. A row is a dict; '_where' in it is
-    'file:line', or 'file:number' of a format without lines. UserError: what cannot be read, with
-    file and line.
+    '*2' behind a source is its weight: how often an epoch passes over it. A row is a dict; '_where'
+    in it is 'file:line', or 'file:number' of a format without lines. UserError: what cannot be read,
+    with file and line.
     """
     files = []
     sources = []

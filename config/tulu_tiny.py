@@ -21,5 +21,5 @@ if script == 'dpo':
 if script == 'grpo':
     data = 'search:train'
     prompts_per_step, group_size, max_steps, advantage_std = 64, 8, 40, False
-    learning_rate, schedule, warmup_steps, beta2 = 4e-4, 'linear', 5, 0.99
+    learning_rate, schedule, warmup_steps, beta2 = 2e-4, 'linear', 5, 0.99
     eval_every = sample_every = 20
