@@ -24,7 +24,7 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     prompts_per_step, group_size = 64, 8
     # dividing by the group's std would give problems that are rarely solved most weight
     advantage_std = False
-    learning_rate, beta2 = 2e-4, 0.99
+    learning_rate, beta2 = 3e-4, 0.99
     max_steps = 56
     eval_every = 14
     sample_every = 28

@@ -52,16 +52,19 @@ def test_flops_by_hand():
 def test_choices_are_the_best_rate_and_step():
     """Over rates and steps together; of equals the earliest step; an SFT stage before does not count, nor step 0."""
     records = {}
+    _, best_rate, _ = SEARCH.methods['SFT then GRPO'].learning_rates
     for run in results.tuning_runs(SEARCH, 'SFT then GRPO'):
         points = [[0.1, 120, 0.9], [0.2, 200, 0.9], [0.2, 0, 0.9], [0.3, 10, 0.2], [0.4, 20, 0.2]]
-        if run.learning_rate == 4e-4:
+        if run.learning_rate == best_rate:
             points[3:] = [[0.3, 5, 0.2], [0.3, 10, 0.4], [0.4, 15, 0.4], [0.5, 20, 0.3]]
         records[run.name] = {'name': run.name, 'points': points}
     summary = types.SimpleNamespace(records=records)
     choices = results.choose(SEARCH, summary, ['SFT then GRPO'])
-    assert choices == {(regime, 'SFT then GRPO'): (4e-4, 10) for regime in SEARCH.regimes}
+    assert choices == {(regime, 'SFT then GRPO'): (best_rate, 10) for regime in SEARCH.regimes}
     # without problems to tune on there is one learning rate, and the last step
-    assert results.choose(results.REAL, summary, ['GRPO']) == {('none', 'GRPO'): (1e-5, 60)}
+    only = results.REAL.methods['GRPO']
+    (only_rate,) = only.learning_rates
+    assert results.choose(results.REAL, summary, ['GRPO']) == {('none', 'GRPO'): (only_rate, only.steps)}
 
 
 def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch):
