@@ -37,6 +37,7 @@ def prepare(name, arm):
     os.makedirs(folder, exist_ok=True)
     for path in glob.glob(os.path.join(ROOT, '*.py')):
         shutil.copy(path, folder)
+    shutil.copytree(os.path.join(ROOT, 'rewards'), os.path.join(folder, 'rewards'), dirs_exist_ok=True)
     if arm == 'variant':
         directory = os.path.relpath(folder, ROOT)
         subprocess.run(['git', 'apply', f'--directory={directory}', diff_of(name)], cwd=ROOT, check=True)

@@ -61,3 +61,15 @@ def test_ablations_apply(tree):
         apply(diff, tree)
         py_compile.compile(str(tree / script), doraise=True)
         assert (tree / script).read_text() != open(os.path.join(ROOT, script)).read()
+
+
+def test_ablations_run(tree):
+    """The command of the ablations from copy to table, with a tiny model and one step."""
+    shutil.copytree(os.path.join(ROOT, 'docs/ablations'), tree / 'docs/ablations')
+    diff = tree / 'docs/ablations/positive.diff'
+    what, command, *rest = diff.read_text().split('\n')
+    command += ' --model=tiny --max_steps=1 --prompts_per_step=2 --max_new_tokens=4 --eval_prompts=search:tune'
+    diff.write_text('\n'.join([what, command, *rest]))
+    done = subprocess.run([sys.executable, 'docs/ablations/run.py', 'positive'], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r'^\| positive \| 0.000 ± 0.000 \| 0.000 ± 0.000 \|$', done.stdout, re.M), done.stdout
