@@ -62,7 +62,7 @@ class Method:
     learning_rates: tuple  # to choose from; of a single one the last step is taken
     needs_demonstrations: bool = True
     sft_steps: int = 0  # of sft.py before it, at most
-    scarce_steps: int = 0  # in the regime 'scarce', where that is less; 0: as many as elsewhere
+    scarce_steps: int = 0  # `steps` in the regime 'scarce'; 0: as many as elsewhere
 
     def steps_in(self, regime):
         """The most steps that it may make in a regime."""
@@ -112,22 +112,24 @@ class Task:
         return self.regimes if self.methods[method].needs_demonstrations else (NO_REGIME,)
 
 
-SFT_RATES = (2e-4, 6e-4, 2e-3)
+# three values each, around what a first round found best
+SFT_RATES = (6e-5, 2e-4, 6e-4)
 RL_RATES = (1.5e-4, 3e-4, 6e-4)
-DPO_RATES = (3e-5, 1e-4, 3e-4)
+HYBRID_RATES = (3e-4, 6e-4, 1.2e-3)
+DPO_RATES = (3e-4, 1e-3, 3e-3)
 SEARCH = Task(
     name='search',
     base='out/tiny_base',
     make_base=['sft.py', 'config/tiny_base.py', '--overwrite=True'],
     config='config/tiny.py',
     methods={
-        'GRPO': Method('grpo.py', 56, RL_RATES, needs_demonstrations=False),
+        'GRPO': Method('grpo.py', 48, RL_RATES, needs_demonstrations=False),
         'DPO': Method('dpo.py', 180, DPO_RATES, needs_demonstrations=False),
         # 48 rows are learnt by heart soon: there it may stop after 34, 68, 102 or 136 steps
         'SFT': Method('sft.py', 540, SFT_RATES, scarce_steps=136),
-        'SFT then GRPO': Method('grpo.py', 20, RL_RATES, sft_steps=200),
-        'HPT': Method('hpt.py', 40, RL_RATES),
-        'Prefix-RFT': Method('prefix_rft.py', 52, RL_RATES)},
+        'SFT then GRPO': Method('grpo.py', 20, RL_RATES, sft_steps=200, scarce_steps=32),
+        'HPT': Method('hpt.py', 40, HYBRID_RATES),
+        'Prefix-RFT': Method('prefix_rft.py', 52, HYBRID_RATES)},
     regimes=('plenty', 'scarce', 'noisy'),
     seeds=(1, 2, 3, 4, 5),
     train='search:train', tune='search:tune', test='search:test',
