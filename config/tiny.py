@@ -27,12 +27,12 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     # dividing by the group's std would give problems that are rarely solved most weight
     advantage_std = False
     learning_rate, beta2 = 3e-4, 0.99
-    max_steps = 56
-    eval_every = 14
-    sample_every = 28
+    max_steps = 48
+    eval_every = 12
+    sample_every = 24
     checkpoint_every = 50
 if script == 'prefix_rft':
-    prefix_steps = 56  # the whole run, as in the paper
+    prefix_steps = 48  # the whole run, as in the paper
 if script == 'hpt':
     # small, because the RL loss is a mean over all completions; 0.1 learned more slowly
     sft_coef = 0.01
