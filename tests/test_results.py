@@ -31,22 +31,22 @@ def test_paired_difference_by_hand():
 
 
 def test_holm_by_hand():
-    """0.01 x 4, 0.02 x 3, 0.03 x 2 (which stays at the 0.06 before it), 0.5 x 1; in the order that they came in."""
-    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    """0.01 x 4, 0.02 x 3, 0.025 x 2 (which stays at the 0.06 before it), 0.5 x 1; in the order that they came in."""
+    assert holm([0.025, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9]) and holm([]) == []
 
 
 # --- counts -------------------------------------------------------------------
 def test_flops_by_hand():
-    """10 parameters: 2 x 100 + 6 x 50, then as much again, after 1 TFLOP of another stage; sft.py's tokens are all trained."""
+    """1e9 parameters: (2 x 100 + 6 x 50) x 1e9, then as much again: 1 TFLOP, after 1 of another stage; sft.py's tokens are all trained."""
     log = [{'step': 0, 'tokens': 0, 'eval/pass@1': 0.1},
            {'step': 1, 'tokens': 150, 'tokens/sampled': 100, 'tokens/trained': 50},
            {'step': 2, 'tokens': 300, 'tokens/sampled': 100, 'tokens/trained': 50},
            {'step': 2, 'tokens': 300, 'eval/pass@1': 0.5}]
-    points, tflop = results.points_of(log, 10, 1.0)
-    assert points == [(1.0, 0, 0.1), (pytest.approx(1 + 1e-8), 2, 0.5)] and tflop == pytest.approx(1 + 1e-8)
-    points, tflop = results.points_of([{'step': 4, 'tokens': 100, 'eval/pass@1': 0.3}], 10, 0.0)
-    assert points == [(pytest.approx(6e-9), 4, 0.3)]
+    points, tflop = results.points_of(log, 1e9, 1.0)
+    assert points == [(1.0, 0, 0.1), (pytest.approx(2), 2, 0.5)] and tflop == pytest.approx(2)
+    points, tflop = results.points_of([{'step': 4, 'tokens': 100, 'eval/pass@1': 0.3}], 1e9, 0.0)
+    assert points == [(pytest.approx(0.6), 4, 0.3)]
 
 
 def test_choices_are_the_best_rate_and_step():

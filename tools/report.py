@@ -247,8 +247,8 @@ def draw(task, records, runs, picture):
     from matplotlib import pyplot
 
     start = records.get('start model, temperature 1', {}).get('pass@1')
-    if start is None:
-        print('no picture before the start model is measured')
+    if start is None or not any(run.name in records for run in runs):
+        print('no picture before the first run of the tables is done')
         return
     colors = {name: f'C{i}' for i, name in enumerate(task.methods)}
     figure, axes = pyplot.subplots(1, len(task.regimes), figsize=(4.4 * len(task.regimes), 4),

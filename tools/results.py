@@ -7,7 +7,8 @@
 
 It may be stopped at any time. Each finished run is a line of docs/curves.jsonl (docs/curves_real.jsonl),
 and a run that has its line there is not made again: the command goes on where it was. A run that
-was stopped begins anew. Delete the file to start afresh. tools/report.py makes the tables.
+was stopped begins anew. Delete the file to start afresh, and do so after a change to the task or to the
+config file: a line does not say with which settings it was made. tools/report.py makes the tables.
 
 The regimes differ in the demonstrations; the rows are the same:
 
@@ -112,7 +113,7 @@ class Task:
         return self.regimes if self.methods[method].needs_demonstrations else (NO_REGIME,)
 
 
-# three values each, around what a first round found best
+# three values for every method, around the best of a first round
 SFT_RATES = (6e-5, 2e-4, 6e-4)
 RL_RATES = (1.5e-4, 3e-4, 6e-4)
 HYBRID_RATES = (3e-4, 6e-4, 1.2e-3)
