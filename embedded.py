@@ -3,10 +3,10 @@
 `search` is the default. Reach a target from two, three or four digits, with + - * from left to
 right and each digit once. A prompt and a completion:
 
-    5 8 9>22            the digits and the target
+    5 8 9>12            the digits and the target
 
-    5*8=40+9=49?22n     an attempt with its running results, the target again, and a verdict
-    9+8=17+5=22?22y     the last attempt is the answer
+    5+8=13-9=4?12n      an attempt with its running results, the target again, and a verdict
+    9+8=17-5=12?12y     the last attempt is the answer
 
 The start model learns from rows whose arithmetic and verdicts are right, but which stop after an
 attempt at random, whether it was right or wrong. So it can compute and can check, and does not act
@@ -24,6 +24,7 @@ demonstrations) and `test`. Search has two more: `tune`, problems to choose sett
 import random
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 
 
@@ -45,7 +46,7 @@ def task_rows(name):
 # --- search -------------------------------------------------------------------
 SEARCH_SIZES = {'base': 30000, 'train': 6000, 'tune': 300, 'test': 300, 'arithmetic': 300}  # rows
 SEARCH_DIGITS = (2, 3, 4)  # the difficulty
-LARGEST_RESULT = 30  # running results are from 0 to this
+LARGEST_RESULT = 12  # running results are from 0 to this
 STOP_CHANCE = 0.4  # of a base row, after each of its attempts
 ARITHMETIC_SHARE = 0.15  # of base rows: lines to compute, less the eighth that is kept for testing
 LONGEST_BASE_ROW = 10  # attempts
@@ -55,9 +56,9 @@ LONGEST_DEMONSTRATION = 120  # characters
 @dataclass
 class Attempt:
     """Digits in some order, combined from left to right."""
-    expression: str  # '9+8+5'
-    text: str  # '9+8=17+5=22'
-    result: int  # 22
+    expression: str  # '9+8-5'
+    text: str  # '9+8=17-5=12'
+    result: int  # 12
 
 
 def make_attempt(digits, rng):
@@ -86,7 +87,7 @@ def combine(digits, rng):
 
 
 def search_line(attempt, target):
-    """An attempt with the target and a right verdict: '9+8=17+5=22?22y'."""
+    """An attempt with the target and a right verdict: '9+8=17-5=12?12y'."""
     verdict = 'y' if attempt.result == target else 'n'
     return f'{attempt.text}?{target}{verdict}'
 
@@ -108,11 +109,27 @@ def search_split(digits, target):
     return 'train'
 
 
+@cache
+def possible_results(digits):
+    """The set of results that attempts with these digits, a tuple, can have."""
+    if len(digits) == 1:
+        return set(digits)
+    results = set()
+    for i, last in enumerate(digits):
+        for result in possible_results(digits[:i] + digits[i + 1:]):
+            results |= {result + last, result - last, result * last}
+    return {result for result in results if 0 <= result <= LARGEST_RESULT}
+
+
 def make_problem(split, n, rng):
-    """n digits and a target that some attempt reaches, drawn until the problem is of this split."""
+    """n digits and a target, drawn until the problem is of this split.
+
+    The target is any of the possible results with the same probability. So no kind of attempt is right
+    more often than another: a model that only changes its habits, to add all digits say, gains nothing.
+    """
     while True:
         digits = [rng.randint(1, 9) for _ in range(n)]
-        target = make_attempt(digits, rng).result
+        target = rng.choice(sorted(possible_results(tuple(sorted(digits)))))
         if search_split(digits, target) == split:
             return digits, target
 
@@ -151,7 +168,7 @@ def chat_row(question, answer, difficulty):
 
 
 def search_prompt(digits, target):
-    """'5 8 9>22'."""
+    """'5 8 9>12'."""
     return f'{" ".join(map(str, digits))}>{target}'
 
 
@@ -181,7 +198,7 @@ def make_search(digits, target, rng):
 
 
 def arithmetic_row(n, rng):
-    """'5*8+9', which the start model continues with '5*8=40+9=49'."""
+    """'9+8-5', which the start model continues with '9+8=17-5=12'."""
     while True:
         attempt = make_attempt([rng.randint(1, 9) for _ in range(n)], rng)
         if is_for_testing(attempt.expression):

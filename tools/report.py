@@ -214,8 +214,8 @@ def report(task, records, tuning_runs, runs):
                   *tuning_table(records, tuning_runs)]
     done = [run for run in runs if run.name in records]
     minutes = sum(record.get('minutes', 0) for record in records.values())
-    lines += ['', f'{len(done)} of {len(runs)} runs of the tables are done; all runs and controls took '
-              f'{minutes / 60:.1f} hours of one core']
+    lines += ['', f'{len(done)} of {len(runs)} runs of the tables are done; the times of all runs '
+              f'add up to {minutes / 60:.1f} hours']
     return '\n'.join(lines)
 
 

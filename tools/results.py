@@ -4,6 +4,7 @@
     python -m tools.results real       # SmolLM2-135M on SVAMP's word problems, smaller: hours too
     python -m tools.results --report   # tables and picture again, from the runs that are kept
     python -m tools.results --quick    # everything once, small: ten minutes; nothing in docs/ changes
+    python -m tools.results real --at_a_time=8     # eight runs at a time instead of two, say on a GPU
 
 It may be stopped at any time. Each finished run is a line of docs/curves.jsonl (docs/curves_real.jsonl),
 and a run that has its line there is not made again: the command goes on where it was. A run that
@@ -92,6 +93,7 @@ class Task:
     max_new_tokens: int = 128
     pair_prompts: int = 2000  # DPO's pairs are made of 8 completions of each
     has_bias_controls: bool = False
+    at_a_time: int = 2  # runs side by side, each with one thread of the CPU
     quick: bool = False
 
     @property
@@ -148,7 +150,7 @@ REAL = Task(
         'SFT then GRPO': Method('grpo.py', 40, (1e-5,), sft_steps=40),
         'HPT': Method('hpt.py', 40, (1e-5,))},
     regimes=('plenty', 'scarce'),
-    seeds=(1, 2),
+    seeds=(1, 2, 3),
     train='examples/svamp/train.jsonl', test='examples/svamp/test.jsonl',
     levels=(1, 2), unit='operations',
     quarters=2, samples=4, max_new_tokens=64)
@@ -278,7 +280,7 @@ def data_flags(task, script, regime, seed):
 def run_command(text, *command):
     """Runs a script of the repository; what it prints goes to the file `text` and is returned."""
     os.makedirs(os.path.dirname(text), exist_ok=True)
-    # two runs at a time on two cores: a thread each. SCALE is a setting of config/real.py.
+    # runs are side by side: a thread each. SCALE is a setting of config/real.py.
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'SCALE': '1'}
     with open(text, 'w') as f:
         done = subprocess.run([sys.executable, *command], stdout=f, stderr=f, env=environment)
@@ -340,6 +342,8 @@ def train(task, script, model, folder, steps, eval_every, learning_rate, seed, d
         # the script has heard the Ctrl-C and ended in order; here it has to end the command
         if not is_done(folder, steps):
             raise KeyboardInterrupt
+        # a finished run is not resumed: of a real model this is 1.6 GB
+        shutil.rmtree(f'{folder}/state', ignore_errors=True)
         return read_log(folder)
 
 
@@ -612,7 +616,7 @@ def run_all(task, summary):
     """Controls, tuning, then the seeds."""
     n_parameters = sum(p.numel() for p in load_model(task.base).parameters())
     alone, staged = groups_of(task)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(task.at_a_time) as pool:
         def run_these(runs, choices):
             list(pool.map(lambda run: execute(task, run, summary, choices, n_parameters), runs))
 
@@ -645,11 +649,15 @@ def prepare_start_model(task, summary):
 
 
 def main(arguments):
-    if not set(arguments) <= {'real', '--quick', '--report'}:
+    flags = {'real', '--quick', '--report'}
+    if not all(argument in flags or re.fullmatch(r'--at_a_time=[1-9]\d*', argument) for argument in arguments):
         sys.exit(__doc__)
     task = REAL if 'real' in arguments else SEARCH
     if '--quick' in arguments:
         task = small(task)
+    for argument in arguments:
+        if argument.startswith('--at_a_time='):
+            task.at_a_time = int(argument.partition('=')[2])
     path = task.path('curves.jsonl')
     if '--report' not in arguments:
         # without a summary nothing that is left in `out` counts
