@@ -3,10 +3,10 @@
 `search` is the default. Reach a target from two, three or four digits, with + - * from left to
 right and each digit once. A prompt and a completion:
 
-    5 8 9>12            the digits and the target
+    5 8 9>6             the digits and the target
 
-    5+8=13-9=4?12n      an attempt with its running results, the target again, and a verdict
-    9+8=17-5=12?12y     the last attempt is the answer
+    9-5=4+8=12?6n       an attempt with its running results, the target again, and a verdict
+    9-8=1+5=6?6y        the last attempt is the answer
 
 The start model learns from rows whose arithmetic and verdicts are right, but which stop after an
 attempt at random, whether it was right or wrong. So it can compute and can check, and does not act
@@ -56,9 +56,9 @@ LONGEST_DEMONSTRATION = 120  # characters
 @dataclass
 class Attempt:
     """Digits in some order, combined from left to right."""
-    expression: str  # '9+8-5'
-    text: str  # '9+8=17-5=12'
-    result: int  # 12
+    expression: str  # '9-8+5'
+    text: str  # '9-8=1+5=6'
+    result: int  # 6
 
 
 def make_attempt(digits, rng):
@@ -87,7 +87,7 @@ def combine(digits, rng):
 
 
 def search_line(attempt, target):
-    """An attempt with the target and a right verdict: '9+8=17-5=12?12y'."""
+    """An attempt with the target and a right verdict: '9-8=1+5=6?6y'."""
     verdict = 'y' if attempt.result == target else 'n'
     return f'{attempt.text}?{target}{verdict}'
 
@@ -129,8 +129,10 @@ def make_problem(split, n, rng):
     """
     while True:
         digits = [rng.randint(1, 9) for _ in range(n)]
-        target = rng.choice(sorted(possible_results(tuple(sorted(digits)))))
-        if search_split(digits, target) == split:
+        results = sorted(possible_results(tuple(sorted(digits))))
+        target = rng.choice(results)
+        # of a single result every attempt would be right
+        if len(results) > 1 and search_split(digits, target) == split:
             return digits, target
 
 
@@ -168,7 +170,7 @@ def chat_row(question, answer, difficulty):
 
 
 def search_prompt(digits, target):
-    """'5 8 9>12'."""
+    """'5 8 9>6'."""
     return f'{" ".join(map(str, digits))}>{target}'
 
 
@@ -198,7 +200,7 @@ def make_search(digits, target, rng):
 
 
 def arithmetic_row(n, rng):
-    """'9+8-5', which the start model continues with '9+8=17-5=12'."""
+    """'9-8+5', which the start model continues with '9-8=1+5=6'."""
     while True:
         attempt = make_attempt([rng.randint(1, 9) for _ in range(n)], rng)
         if is_for_testing(attempt.expression):

@@ -8,7 +8,7 @@ linearly. `gave_up` counts by kind the verdicts of 0.0 that rest on a limit or a
 each process prints a bug once.
 
 search     the embedded task; truth: {'numbers', 'target'}. The last line is an attempt like
-           '9+8=17+5=22?22y', computed again: it uses each number once and reaches the target
+           '9-8=1+5=6?6y', computed again: it uses each number once and reaches the target
 sums       the other embedded task: the integer after the last '####', which must end the completion
 gsm8k      truth: a number. After '####', in \boxed{}, after 'answer is', in <answer>; without any
            of them the last number

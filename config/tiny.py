@@ -18,7 +18,7 @@ if script == 'sft':
 if script == 'dpo':
     # pairs of the start model's own completions; `make dpo` samples them
     data, eval_data = 'out/tiny_pairs.jsonl', 'out/tiny_eval_pairs.jsonl'
-    epochs, warmup_steps, learning_rate, eval_every = 6.0, 5, 1e-4, 30
+    epochs, warmup_steps, learning_rate, eval_every = 6.0, 5, 3e-4, 30
     # without this term the chosen completions become improbable too, and others come in their place
     sft_coef = 3.0
 if script in ('grpo', 'hpt', 'prefix_rft'):

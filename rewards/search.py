@@ -1,6 +1,6 @@
 """The embedded search task: reach a target from digits with + - * from left to right.
 
-A completion is attempts, one a line: '9+8=17+5=22?22y'. The last line is the answer. It is computed
+A completion is attempts, one a line: '9-8=1+5=6?6y'. The last line is the answer. It is computed
 again here; what the model wrote as the target and as its verdict (y or n) decides nothing.
 """
 import re
@@ -13,7 +13,7 @@ STEP = re.compile(r'([-+*])([0-9]+)=([0-9]+)')
 
 
 def last_attempt(completion):
-    """'9+8=17+5=22' of a completion whose last line is '9+8=17+5=22?22y'; None of another.
+    """'9-8=1+5=6' of a completion whose last line is '9-8=1+5=6?6y'; None of another.
 
     A line that was cut before its verdict is no attempt.
     """

@@ -2,6 +2,7 @@
 import json
 import re
 from collections import Counter, defaultdict
+from itertools import permutations, product
 
 import pytest
 
@@ -15,7 +16,7 @@ from verify import verify
 SEARCH = {split: task_rows(f'search:{split}') for split in embedded.SEARCH_SIZES}
 SUMS = {split: task_rows(f'sums:{split}') for split in embedded.SUM_SIZES}
 
-TEST_OF_SEARCH = ['4 5>9', '4 8 9>3', '8 4 4 6>28']
+TEST_OF_SEARCH = ['4 5>9', '8 8 7>9', '5 9 5 4>0']
 TEST_OF_SUMS = ['0+5', '2+4+6', '0+3+3+9']
 
 
@@ -61,6 +62,42 @@ def test_no_problem_is_in_two_splits():
     assert not {row['prompt'] for row in SEARCH['arithmetic']} & set(asked)
     for split in ('tune', 'test', 'arithmetic'):
         assert len({row['prompt'] for row in SEARCH[split]}) == 300
+
+
+def results_by_trying(digits):
+    """What attempts with these digits can give, by Python's own arithmetic on every order and every choice of operators."""
+    results = set()
+    for order in permutations(digits):
+        for operators in product('+-*', repeat=len(digits) - 1):
+            runnings = [order[0]]
+            for operator, digit in zip(operators, order[1:]):
+                runnings.append(eval(f'{runnings[-1]}{operator}{digit}'))
+            if all(0 <= running <= embedded.LARGEST_RESULT for running in runnings):
+                results.add(runnings[-1])
+    return results
+
+
+def test_possible_results():
+    assert embedded.possible_results((5, 8)) == {3} and embedded.possible_results((2, 3)) == {1, 5, 6}
+    for digits in [(1, 1), (9, 9), (1, 2, 3), (4, 4, 9), (9, 9, 9), (1, 1, 1, 1), (2, 4, 6, 9), (9, 9, 9, 9)]:
+        assert embedded.possible_results(digits) == results_by_trying(digits)
+
+
+def test_no_habit_pays():
+    """Every possible result is the target equally often. So adding all digits, which has always the same result, is right
+    as often as chance has it: 1 / number of possible results, for each set of digits."""
+    hits, expected, variance = 0, 0.0, 0.0
+    for row in SEARCH['train']:
+        digits, target = problem_of(row['prompt'])
+        # test and tune have the other results of these digits
+        possible = [x for x in embedded.possible_results(digits) if embedded.search_split(digits, x) == 'train']
+        assert target in possible and len(embedded.possible_results(digits)) > 1
+        if sum(digits) in possible:
+            chance = 1 / len(possible)
+            hits += target == sum(digits)
+            expected += chance
+            variance += chance * (1 - chance)
+    assert expected > 300 and abs(hits - expected) < 3 * variance ** 0.5
 
 
 @pytest.mark.parametrize('split', ['train', 'tune', 'test'])

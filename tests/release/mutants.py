@@ -177,6 +177,8 @@ MUTANTS = [
     ('results', 'embedded.py', "key = f'{sorted(digits)}>{target}'", "key = f'{digits}>{target}'", EMBEDDED + 'test_no_problem_is_in_two_splits'),
     ('results', 'embedded.py', 'if rng.random() < STOP_CHANCE:', "if rng.random() < (0.5 if lines[-1][-1] == 'y' else STOP_CHANCE):",
      EMBEDDED + 'test_base_rows_of_search_stop_at_random'),
+    ('results', 'embedded.py', 'target = rng.choice(results)', 'target = make_attempt(digits, rng).result',
+     EMBEDDED + 'test_no_habit_pays'),
     ('results', 'embedded.py', 'if line not in lines:', 'if True:', EMBEDDED + 'test_demonstrations_of_search_are_right'),
     ('results', 'rewards/search.py', 'sorted(used) == sorted(numbers.elements())', 'True', EMBEDDED + 'test_verdicts_of_search'),
     ('results', 'rewards/search.py', 'if result != int(written):', 'if False:', EMBEDDED + 'test_verdicts_of_search'),
