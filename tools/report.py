@@ -140,7 +140,8 @@ def score_columns(task):
     """{heading: key of a record} of the scores in a table."""
     columns = {'pass@1': 'pass@1'}
     for level in task.levels:
-        columns[f'{level} {task.unit}'] = f'pass@1/{level}'
+        unit = task.unit.removesuffix('s') if level == 1 else task.unit
+        columns[f'{level} {unit}'] = f'pass@1/{level}'
     columns[f'pass@{task.samples}'] = f'pass@{task.samples}'
     columns['greedy'] = 'greedy'
     if task.other_skill:
