@@ -100,7 +100,7 @@ seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
-compile = False  # torch.compile of every layer: half a minute at first; an H200 gains half, a CPU 0 to 8 %
+compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
 shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
 config = configure(globals())
 check_out_dir(out_dir, resume, overwrite)

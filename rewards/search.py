@@ -29,7 +29,7 @@ def search_answer(completion):
 
 
 def search(completion, truth):
-    """(reward, rule): the truth is {'numbers': [5, 8, 9], 'target': 22}, or its text."""
+    """(reward, rule): the truth is {'numbers': [5, 8, 9], 'target': 6}, or its text."""
     numbers, target = numbers_and_target(truth)
     attempt = last_attempt(completion)
     if attempt is None:

@@ -24,7 +24,8 @@ Compute is matched: every method may spend about the same FLOPs, 2N for each tok
 through the model and 6N for each token of an update, N being the number of parameters. A method
 stops earlier where that is better: on the search task learning rate and last step are chosen
 together, among three rates and four steps for each method and regime, on seed 0 and on problems that
-no table uses. (The real model has one rate for each method, and no choice.) Then the other seeds run,
+no table uses. (The real model has one rate for each method and no choice, and its compute is matched
+only roughly.) Then the other seeds run,
 and their models are measured on the test problems.
 """
 import json
@@ -58,12 +59,12 @@ NO_REGIME = 'none'  # of what needs no demonstrations
 # --- what is compared -------------------------------------------------------------
 @dataclass
 class Method:
-    """What a method runs. The steps are set so that all methods cost about the same."""
+    """What a method runs. On the search task the steps are such that all methods cost about the same."""
     script: str
     steps: int
     learning_rates: tuple  # to choose from; of a single one the last step is taken
     needs_demonstrations: bool = True
-    sft_steps: int = 0  # of sft.py before it, at most
+    sft_steps: int = 0  # steps of sft.py before it, at most
     scarce_steps: int = 0  # `steps` in the regime 'scarce'; 0: as many as elsewhere
 
     def steps_in(self, regime):
@@ -88,7 +89,7 @@ class Task:
     levels: tuple = ()  # values of the rows' difficulty
     unit: str = ''  # what a level counts
     scarce: int = 48  # demonstrations of the regime 'scarce'
-    quarters: int = 4  # evaluations during a run; each is a step at which the method may stop
+    evaluations: int = 4  # during a run; each is a step at which the method may stop
     samples: int = 16  # completions of each test problem
     max_new_tokens: int = 128
     pair_prompts: int = 2000  # DPO's pairs are made of 8 completions of each
@@ -152,7 +153,7 @@ REAL = Task(
     seeds=(1, 2, 3),
     train='examples/svamp/train.jsonl', test='examples/svamp/test.jsonl',
     levels=(1, 2), unit='operations',
-    quarters=2, samples=4, max_new_tokens=64)
+    evaluations=2, samples=4, max_new_tokens=64)
 
 
 def small(task):
@@ -162,7 +163,7 @@ def small(task):
     task.samples = 2
     task.pair_prompts = 100
     for method in task.methods.values():
-        method.steps = max(task.quarters, method.steps // 10)
+        method.steps = max(task.evaluations, method.steps // 10)
         method.sft_steps //= 10
         method.scarce_steps //= 10
         # the middle rate, or the only one
@@ -382,7 +383,7 @@ def execute(task, run, summary, choices, n_parameters):
 
     # the method's own script
     folder = f'{task.out}/{file_name(run.name)}'
-    eval_every = max(1, method.steps_in(run.regime) // task.quarters)
+    eval_every = max(1, method.steps_in(run.regime) // task.evaluations)
     log = train(task, method.script, model, folder, run.steps, eval_every, run.learning_rate, run.seed,
                 data_flags(task, method.script, run.regime, run.seed))
     points_of_script, tflop = points_of(log, n_parameters, tflop)
