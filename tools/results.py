@@ -116,23 +116,20 @@ class Task:
         return self.regimes if self.methods[method].needs_demonstrations else (NO_REGIME,)
 
 
-# three values for every method, around the best of earlier rounds
-SFT_RATES = (1e-4, 3e-4, 1e-3)
-RL_RATES = (1.5e-4, 3e-4, 6e-4)
-DPO_RATES = (3e-4, 1e-3, 3e-3)
 SEARCH = Task(
     name='search',
     base='out/tiny_base',
     make_base=['sft.py', 'config/tiny_base.py', '--overwrite=True'],
     config='config/tiny.py',
+    # each has three learning rates, around the best one of earlier rounds
     methods={
-        'GRPO': Method('grpo.py', 40, RL_RATES, needs_demonstrations=False),
-        'DPO': Method('dpo.py', 160, DPO_RATES, needs_demonstrations=False),
+        'GRPO': Method('grpo.py', 40, (3e-4, 6e-4, 1.2e-3), needs_demonstrations=False),
+        'DPO': Method('dpo.py', 160, (3e-4, 1e-3, 3e-3), needs_demonstrations=False),
         # 48 rows are learnt by heart soon: there it may stop after 30, 60, 90 or 120 steps
-        'SFT': Method('sft.py', 480, SFT_RATES, scarce_steps=120),
-        'SFT then GRPO': Method('grpo.py', 16, RL_RATES, sft_steps=200, scarce_steps=28),
-        'HPT': Method('hpt.py', 36, RL_RATES),
-        'Prefix-RFT': Method('prefix_rft.py', 44, RL_RATES)},
+        'SFT': Method('sft.py', 480, (1e-4, 3e-4, 1e-3), scarce_steps=120),
+        'SFT then GRPO': Method('grpo.py', 16, (7.5e-5, 1.5e-4, 3e-4), sft_steps=200, scarce_steps=28),
+        'HPT': Method('hpt.py', 36, (3e-4, 6e-4, 1.2e-3)),
+        'Prefix-RFT': Method('prefix_rft.py', 44, (1.5e-4, 3e-4, 6e-4))},
     regimes=('plenty', 'scarce', 'noisy'),
     seeds=(1, 2, 3, 4, 5),
     train='search:train', tune='search:tune', test='search:test',
