@@ -111,27 +111,28 @@ def search_split(digits, target):
 
 @cache
 def possible_results(digits):
-    """The set of results that attempts with these digits, a tuple, can have."""
+    """The results that attempts with these digits (a tuple) can have, a frozenset."""
     if len(digits) == 1:
-        return set(digits)
+        return frozenset(digits)
     results = set()
+    # each digit may be the last one: it is combined with a result of the others
     for i, last in enumerate(digits):
         for result in possible_results(digits[:i] + digits[i + 1:]):
             results |= {result + last, result - last, result * last}
-    return {result for result in results if 0 <= result <= LARGEST_RESULT}
+    return frozenset(result for result in results if 0 <= result <= LARGEST_RESULT)
 
 
 def make_problem(split, n, rng):
     """n digits and a target, drawn until the problem is of this split.
 
-    The target is any of the possible results with the same probability. So no kind of attempt is right
-    more often than another: a model that only changes its habits, to add all digits say, gains nothing.
+    Each result that is possible with the digits is equally likely to be the target. So a model that only
+    changes its habits, to add all digits say, gains nothing: no result is right more often than another.
     """
     while True:
         digits = [rng.randint(1, 9) for _ in range(n)]
         results = sorted(possible_results(tuple(sorted(digits))))
         target = rng.choice(results)
-        # of a single result every attempt would be right
+        # with a single possible result every attempt would be right
         if len(results) > 1 and search_split(digits, target) == split:
             return digits, target
 

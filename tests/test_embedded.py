@@ -84,12 +84,11 @@ def test_possible_results():
 
 
 def test_no_habit_pays():
-    """Every possible result is the target equally often. So adding all digits, which has always the same result, is right
-    as often as chance has it: 1 / number of possible results, for each set of digits."""
+    """Adding all digits is right as often as each other result: in 1 of n problems, n being the number of possible results."""
     hits, expected, variance = 0, 0.0, 0.0
     for row in SEARCH['train']:
         digits, target = problem_of(row['prompt'])
-        # test and tune have the other results of these digits
+        # some results of these digits belong to test and tune
         possible = [x for x in embedded.possible_results(digits) if embedded.search_split(digits, x) == 'train']
         assert target in possible and len(embedded.possible_results(digits)) > 1
         if sum(digits) in possible:

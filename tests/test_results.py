@@ -78,6 +78,16 @@ def test_a_finished_run_is_not_made_again(tmp_path, monkeypatch):
     assert set(Summary(str(path)).records) == {run.name, 'another'}
 
 
+def test_a_finished_run_keeps_its_model_and_no_checkpoint(tmp_path):
+    """Twenty checkpoints of a real model fill a disk."""
+    (tmp_path / 'log.jsonl').write_text(json.dumps({'step': 10, 'eval/pass@1': 0.1}) + '\n')
+    (tmp_path / 'model.safetensors').touch()
+    (tmp_path / 'state').mkdir()
+    log = results.train(SEARCH, 'grpo.py', 'start', str(tmp_path), 10, 5, 1e-3, 1, [])
+    assert log == [{'step': 10, 'eval/pass@1': 0.1}]
+    assert {path.name for path in tmp_path.iterdir()} == {'log.jsonl', 'model.safetensors'}
+
+
 def test_a_run_that_was_stopped_is_not_done(tmp_path):
     """It is done when it has evaluated its last step: a script that Ctrl-C stops ends without an error."""
     for lines, done in ((None, False), ([{'step': 7}], False), ([{'step': 5, 'eval/pass@1': 0.1}, {'step': 10}], False),

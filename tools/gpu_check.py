@@ -596,8 +596,9 @@ def wait_for(child, seconds):
 
 def main(seconds, chosen):
     os.makedirs(OUT, exist_ok=True)
+    # empty what an earlier run has left
     for name in ('results.txt', 'log.txt'):
-        open(os.path.join(OUT, name), 'w').close()  # of an earlier run
+        open(os.path.join(OUT, name), 'w').close()
     note('start', imports_s=time.time() - START, device=DEVICE)
     for name, limit, run in ITEMS:
         left = seconds - (time.time() - START)

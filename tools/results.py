@@ -4,7 +4,7 @@
     python -m tools.results real       # SmolLM2-135M on SVAMP's word problems, smaller: hours too
     python -m tools.results --report   # tables and picture again, from the runs that are kept
     python -m tools.results --quick    # everything once, small: ten minutes; nothing in docs/ changes
-    python -m tools.results real --at_a_time=8     # eight runs at a time instead of two, say on a GPU
+    python -m tools.results real --at_a_time=8     # eight runs at a time, say on a GPU, instead of two
 
 It may be stopped at any time. Each finished run is a line of docs/curves.jsonl (docs/curves_real.jsonl),
 and a run that has its line there is not made again: the command goes on where it was. A run that
@@ -20,13 +20,12 @@ The regimes differ in the demonstrations; the rows are the same:
 What needs no demonstrations (GRPO, DPO on pairs of the start model's own completions, the controls)
 runs once for all regimes.
 
-Compute is matched: every method may spend about the same FLOPs, 2N for each token that sampling puts
-through the model and 6N for each token of an update, N being the number of parameters. A method
-stops earlier where that is better: on the search task learning rate and last step are chosen
+On the search task compute is matched: every method may spend about the same FLOPs, 2N for each token
+that sampling puts through the model and 6N for each token of an update, N being the number of
+parameters. A method stops earlier where that is better: learning rate and last step are chosen
 together, among three rates and four steps for each method and regime, on seed 0 and on problems that
-no table uses. (The real model has one rate for each method and no choice, and its compute is matched
-only roughly.) Then the other seeds run,
-and their models are measured on the test problems.
+no table uses. The real model has one rate for each method, and its compute is matched only roughly.
+Then the other seeds run, and their models are measured on the test problems.
 """
 import json
 import os
@@ -242,6 +241,7 @@ def spoil(row, claims_right):
     numbers, target = row['answer']['numbers'], row['answer']['target']
     rng = random.Random(row['prompt'])
     attempt = make_attempt(numbers, rng)
+    # it ends, because the digits of a problem have at least two possible results
     while attempt.result == target:
         attempt = make_attempt(numbers, rng)
     verdict = 'y' if claims_right else 'n'
@@ -277,7 +277,7 @@ def data_flags(task, script, regime, seed):
 def run_command(text, *command):
     """Runs a script of the repository; what it prints goes to the file `text` and is returned."""
     os.makedirs(os.path.dirname(text), exist_ok=True)
-    # runs are side by side: a thread each. SCALE is a setting of config/real.py.
+    # a run has one thread, because others run beside it. SCALE is a setting of config/real.py.
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'SCALE': '1'}
     with open(text, 'w') as f:
         done = subprocess.run([sys.executable, *command], stdout=f, stderr=f, env=environment)
@@ -339,7 +339,7 @@ def train(task, script, model, folder, steps, eval_every, learning_rate, seed, d
         # the script has heard the Ctrl-C and ended in order; here it has to end the command
         if not is_done(folder, steps):
             raise KeyboardInterrupt
-        # a finished run is not resumed: of a real model this is 1.6 GB
+        # a finished run is not resumed, and the checkpoint of a real model has 1.6 GB
         shutil.rmtree(f'{folder}/state', ignore_errors=True)
         return read_log(folder)
 

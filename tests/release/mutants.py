@@ -179,6 +179,8 @@ MUTANTS = [
      EMBEDDED + 'test_base_rows_of_search_stop_at_random'),
     ('results', 'embedded.py', 'target = rng.choice(results)', 'target = make_attempt(digits, rng).result',
      EMBEDDED + 'test_no_habit_pays'),
+    ('results', 'embedded.py', 'if len(results) > 1 and search', 'if search', EMBEDDED + 'test_no_habit_pays'),
+    ('results', 'tools/results.py', "shutil.rmtree(f'{folder}/state', ignore_errors=True)", 'pass', RESULTS + 'test_a_finished_run_keeps_its_model_and_no_checkpoint'),
     ('results', 'embedded.py', 'if line not in lines:', 'if True:', EMBEDDED + 'test_demonstrations_of_search_are_right'),
     ('results', 'rewards/search.py', 'sorted(used) == sorted(numbers.elements())', 'True', EMBEDDED + 'test_verdicts_of_search'),
     ('results', 'rewards/search.py', 'if result != int(written):', 'if False:', EMBEDDED + 'test_verdicts_of_search'),
