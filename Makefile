@@ -22,9 +22,9 @@ RUN = $(BIN)/python
 	@touch $@
 
 demo: .venv/run
-	@echo "1/4 the start model: sft.py from scratch (about 3 minutes on 2 cores)"
+	@echo "1/4 the start model: sft.py from scratch (3 to 4 minutes on 2 cores)"
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True
-	@echo "2/4 reinforcement learning with a verifiable reward: grpo.py (about 2 minutes)"
+	@echo "2/4 reinforcement learning with a verifiable reward: grpo.py (2 to 3 minutes)"
 	PYTHONUNBUFFERED=1 $(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True | tee out/tiny_grpo.txt
 	@echo "3/4 three held-out problems during that training, each followed from the start to the end"
 	@$(RUN) -m tools.story out/tiny_grpo.txt
@@ -69,7 +69,7 @@ dpo: out/tiny_base/model.safetensors
 	  --out=out/tiny_pairs.jsonl --overwrite=True
 	$(RUN) sample.py --model=out/tiny_base --write=pairs --seed=$(SEED) \
 	  --out=out/tiny_eval_pairs.jsonl --overwrite=True
-	@echo "2/3 preference tuning: dpo.py (half a minute)"
+	@echo "2/3 preference tuning: dpo.py (about a minute)"
 	$(RUN) dpo.py config/tiny.py --seed=$(SEED) --overwrite=True
 	@echo "3/3 the share of held-out problems solved (before: the table above)"
 	$(RUN) sample.py --model=out/tiny_dpo --show=0 --seed=$(SEED) --out=out/after_dpo.jsonl --overwrite=True
@@ -117,7 +117,7 @@ results: .venv/run
 	$(RUN) -m tools.results
 
 test: .venv/dev
-	@echo "behaviour: about 5 minutes on 2 cores"
+	@echo "behaviour: 5 to 7 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev
