@@ -190,6 +190,8 @@ def test_a_regimes_table_has_what_needs_no_demonstrations():
     assert {name: [run['pass@1'] for run in runs] for name, runs in runs_of.items()} == {'GRPO': [0.4, 0.6], 'SFT': [0.7]}
     lines = report.method_table(SEARCH, runs_of)
     assert lines[2].startswith('| GRPO | 0.001 | 10 | 5.0 | 0.500 ± 0.141 |') and lines[2].endswith('| 80 | 2 |')
+    overview = report.overview_table(SEARCH, records, runs)
+    assert '| GRPO | 0.500 ± 0.141 | 0.500 ± 0.141 | 0.500 ± 0.141 |' in overview and '| SFT | 0.700 | 0.200 |  |' in overview
     assert report.mean_curve(runs_of['GRPO'], 0.1) == ([0.0, 5.0], [0.1, pytest.approx(0.5)], [0.0, pytest.approx(0.02 ** 0.5)])
 
 

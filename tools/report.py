@@ -171,6 +171,22 @@ def control_table(task, records):
     return table(['control', *columns, 'tokens'], rows)
 
 
+def overview_table(task, records, runs):
+    """pass@1 of every method in every regime, beside the start model's."""
+    start = records.get('start model, temperature 1', {}).get('pass@1')
+    rows = []
+    if start is not None:
+        rows.append(['start model', *[f'{start:.3f}'] * len(task.regimes)])
+    found = {regime: by_method(task, records, runs, regime) for regime in task.regimes}
+    for name in task.methods:
+        cells = []
+        for regime in task.regimes:
+            scores = [run['pass@1'] for run in found[regime].get(name, [])]
+            cells.append(mean_and_spread(scores) if scores else '')
+        rows.append([name, *cells])
+    return table(['method', *task.regimes], rows)
+
+
 def method_table(task, runs_of):
     """A regime's methods, {method: records}."""
     columns = score_columns(task)
@@ -205,7 +221,9 @@ def tuning_table(records, tuning_runs):
 def report(task, records, tuning_runs, runs):
     """All tables, as text: `tuning_runs` chose the settings, `runs` are those of the tables."""
     lines = ['pass@1 is at temperature 1; mean ± standard deviation over seeds.', '',
-             '## Controls', '', *control_table(task, records)]
+             '## Controls', '', *control_table(task, records), '',
+             '## pass@1 by the demonstrations that a method is given', '',
+             *overview_table(task, records, runs)]
     for regime in task.regimes:
         runs_of = by_method(task, records, runs, regime)
         lines += ['', f'## Demonstrations: {regime}', '', *method_table(task, runs_of), '',
@@ -214,7 +232,8 @@ def report(task, records, tuning_runs, runs):
         lines += ['', '## Tuning, on other problems', '',
                   *tuning_table(records, tuning_runs)]
     done = [run for run in runs if run.name in records]
-    minutes = sum(record.get('minutes', 0) for record in records.values())
+    # a record of former settings is in no table, and its time does not count
+    minutes = sum(records[run.name]['minutes'] for run in [*tuning_runs, *runs] if run.name in records)
     lines += ['', f'{len(done)} of {len(runs)} runs of the tables are done; the times of all runs '
               f'add up to {minutes / 60:.1f} hours']
     return '\n'.join(lines)
