@@ -200,11 +200,15 @@ def method_table(task, runs_of):
     return table(['method', 'learning rate', 'steps', 'TFLOP', *columns, 'tokens', 'seeds'], rows)
 
 
+def p_value(p):
+    return f'{p:.4f}' if p >= 0.0001 else '< 0.0001'
+
+
 def difference_table(runs_of):
     rows = []
     for first, second, found, p in differences_of(runs_of):
         rows.append([f'{first} over {second}', f'+{found.mean:.3f} ± {found.error:.3f}',
-                     f'{found.p:.4f}', f'{p:.4f}', 'yes' if p < 0.05 else 'no'])
+                     p_value(found.p), p_value(p), 'yes' if p < 0.05 else 'no'])
     return table(['difference', 'mean ± standard error', 'p', 'p, Holm', 'p < 0.05'], rows)
 
 
