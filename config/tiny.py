@@ -28,9 +28,7 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     advantage_std = False
     # between the two rates that worked on search:tune; 1.2e-3 collapses (docs/results.txt)
     learning_rate, beta2 = 4.5e-4, 0.99
-    max_steps = 44
-    eval_every = 11
-    sample_every = 22
+    max_steps, eval_every, sample_every = 44, 11, 22
     checkpoint_every = 50
 if script == 'prefix_rft':
     learning_rate = 3e-4
