@@ -26,14 +26,13 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     prompts_per_step, group_size = 64, 8
     # dividing by the group's std would give problems that are rarely solved most weight
     advantage_std = False
-    # between the two rates that worked on search:tune; 1.2e-3 collapses (docs/results.txt)
-    learning_rate, beta2 = 4.5e-4, 0.99
-    max_steps, eval_every, sample_every = 44, 11, 22
+    learning_rate, beta2 = 3e-4, 0.99
+    max_steps = 48
+    eval_every = 12
+    sample_every = 24
     checkpoint_every = 50
 if script == 'prefix_rft':
-    learning_rate = 3e-4
-    prefix_steps = 44  # the whole run, as in the paper
+    prefix_steps = 48  # the whole run, as in the paper
 if script == 'hpt':
-    learning_rate = 6e-4
     # small, because the RL loss is a mean over all completions; 0.1 learned more slowly
     sft_coef = 0.01

@@ -201,6 +201,7 @@ def method_table(task, runs_of):
 
 
 def p_value(p):
+    """As text, never 0."""
     return f'{p:.4f}' if p >= 0.0001 else '< 0.0001'
 
 

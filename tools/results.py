@@ -146,7 +146,7 @@ REAL = Task(
         'SFT then GRPO': Method('grpo.py', 40, (1e-5,), sft_steps=40),
         'HPT': Method('hpt.py', 40, (1e-5,))},
     regimes=('plenty', 'scarce'),
-    seeds=(1, 2, 3),
+    seeds=(1, 2, 3, 4, 5),
     train='examples/svamp/train.jsonl', test='examples/svamp/test.jsonl',
     levels=(1, 2), unit='operations',
     evaluations=2, samples=4, max_new_tokens=64)
