@@ -22,9 +22,9 @@ RUN = $(BIN)/python
 	@touch $@
 
 demo: .venv/run
-	@echo "1/4 the start model: sft.py from scratch (3 to 4 minutes on 2 cores)"
+	@echo "1/4 the start model: sft.py from scratch (2 to 4 minutes on 2 cores)"
 	$(RUN) sft.py config/tiny_base.py --seed=$(SEED) --overwrite=True
-	@echo "2/4 reinforcement learning with a verifiable reward: grpo.py (2 to 3 minutes)"
+	@echo "2/4 reinforcement learning with a verifiable reward: grpo.py (1 to 3 minutes)"
 	PYTHONUNBUFFERED=1 $(RUN) grpo.py config/tiny.py --seed=$(SEED) --overwrite=True | tee out/tiny_grpo.txt
 	@echo "3/4 three held-out problems during that training, each followed from the start to the end"
 	@$(RUN) -m tools.story out/tiny_grpo.txt
@@ -75,7 +75,7 @@ dpo: out/tiny_base/model.safetensors
 	$(RUN) sample.py --model=out/tiny_dpo --show=0 --seed=$(SEED) --out=out/after_dpo.jsonl --overwrite=True
 
 tulu: out/tiny_base/model.safetensors
-	@echo "1/4 TULU 3 in miniature: sft.py on 480 demonstrations (all four: about 2 minutes on 2 cores)"
+	@echo "1/4 TULU 3 in miniature: sft.py on 960 demonstrations (all four: 2 to 4 minutes on 2 cores)"
 	$(RUN) sft.py config/tulu_tiny.py --seed=$(SEED) --overwrite=True
 	@echo "2/4 dpo.py on pairs of that model's own completions"
 	$(RUN) sample.py --model=out/tulu_tiny_sft --data=search:train --limit=2000 --write=pairs --seed=$(SEED) \
@@ -91,13 +91,18 @@ tulu: out/tiny_base/model.safetensors
 	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
 
 figures: .venv/run
-	@echo "the README's tables of demo, dpo and tulu, three seeds, into docs/demo.txt: about 20 minutes on 2 cores"
-	(for seed in 1 2 1337; do for target in demo dpo tulu; do echo "make $$target SEED=$$seed"; \
-	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; \
-	  done; done; echo "make tulu, but for 60 steps of sft.py and nothing after it"; \
-	  $(RUN) sft.py config/tulu_tiny.py --max_steps=60 --out_dir=out/sft60 --overwrite=True > out/sft60.txt && \
-	  $(RUN) sample.py --model=out/sft60 --n=4 --show=0 --seed=$(SEED) --out=out/sft60.jsonl --overwrite=True | grep -E '^ {6,}all ' \
-	  ) | tee docs/demo.txt
+	@echo "the tables of demo, dpo and tulu, three seeds, and two controls, into docs/demo.txt: 30 minutes to an hour on 2 cores"
+	($(RUN) -m tools.machine "make figures"; for seed in 1 2 1337; do for target in demo dpo tulu; do \
+	  echo "make $$target SEED=$$seed"; \
+	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|gain|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; done; \
+	  echo "the demo's GRPO, SEED=$$seed, but for twice the prompts and half the steps, and the mean over all tokens"; \
+	  $(RUN) grpo.py config/tiny.py --prompts_per_step=64 --max_steps=48 --loss_denominator=tokens --seed=$$seed \
+	  --out_dir=out/grpo64 --overwrite=True > out/grpo64.txt; \
+	  $(RUN) sample.py --model=out/grpo64 --n=4 --show=0 --seed=$$seed --out=out/grpo64.jsonl --overwrite=True | grep -E '^ {6,}all '; \
+	  echo "make tulu SEED=$$seed, but for 300 steps of sft.py and nothing after it"; \
+	  $(RUN) sft.py config/tulu_tiny.py --max_steps=300 --seed=$$seed --out_dir=out/sft300 --overwrite=True > out/sft300.txt; \
+	  $(RUN) sample.py --model=out/sft300 --n=4 --show=0 --seed=$$seed --out=out/sft300.jsonl --overwrite=True | grep -E '^ {6,}all '; \
+	  done) | tee docs/demo.txt
 
 speed: .venv/dev
 	@echo "the README's figures of speed into docs/speed.txt: about half an hour on 2 cores that do nothing else"

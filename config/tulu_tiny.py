@@ -11,15 +11,17 @@ log_every = 10
 
 if script == 'sft':
     data, eval_data = 'search:train', 'search:test'
-    max_steps, batch_size, learning_rate, schedule, warmup_steps = 15, 32, 3e-4, 'linear', 5
+    max_steps, batch_size, learning_rate, schedule, warmup_steps = 30, 32, 1e-3, 'linear', 5
     eval_every = 30
 if script == 'dpo':
     # as in the paper: the length-normalised loss, beta 5, one epoch
     data, eval_data = 'out/tulu_tiny_pairs.jsonl', ''
-    loss_type, beta, epochs, learning_rate, schedule, warmup_steps = 'dpo_norm', 5.0, 1.0, 5e-5, 'linear', 5
+    loss_type, beta, epochs, learning_rate, schedule, warmup_steps = 'dpo_norm', 5.0, 1.0, 3e-4, 'linear', 5
     eval_every = 20
 if script == 'grpo':
     data = 'search:train'
-    prompts_per_step, group_size, max_steps, advantage_std = 64, 8, 40, False
-    learning_rate, schedule, warmup_steps, beta2 = 2e-4, 'linear', 5, 0.99
+    # as in config/tiny.py
+    prompts_per_step, group_size, max_steps = 32, 8, 60
+    advantage_std, loss_denominator = False, 'sequences'
+    learning_rate, beta2 = 3e-4, 0.99
     eval_every = sample_every = 20

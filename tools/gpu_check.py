@@ -486,13 +486,16 @@ def flops_of_a_token(model, lengths):
     return 6 * n_parameters + 6 * config.num_hidden_layers * width * mean_length
 
 
-def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2):
+def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2, micro_batch_tokens=16384,
+         needs_gb=0):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan."""
     def run():
+        if not SMOKE and torch.cuda.get_device_properties(0).total_memory < needs_gb * 1e9:
+            note(f'grpo {shape}', skipped=f'it needs {needs_gb} GB')
+            return
         completions, prompt, new = (16, 20, 16) if SMOKE else (rows, prompt_tokens, new_tokens)
         prompts = completions // group_size
         kv_cache_gb = 1.0 if SMOKE else 24.0
-        micro_batch_tokens = 16384
         space = bench(f'--shape={shape}', f'--rows={completions}', f'--prompt_tokens={prompt}',
                       f'--new_tokens={new}', f'--group_size={group_size}', '--fill=0.6')
         space['write_rows']({'prompt': text, 'answer': '1', 'dataset': 'sums'}
@@ -556,8 +559,12 @@ ITEMS = [
                               micro_batch_tokens=8192, compile=True)),
     ('generate17', 45, generate(MIDDLE, 128, 768, 256)),
     ('sft4b', 60, sft(LARGE, batch_size=16, steps=2, activation_checkpointing=True, micro_batch_tokens=4096)),
+    # weights, gradients and moments of 4B parameters are 64 GB, and a rollout's keys and values come on top
+    ('grpo4b', 90, grpo(LARGE, micro_batch_tokens=8192, needs_gb=100)),
+    ('sft4bcompile', 120, sft(LARGE, batch_size=16, warm_up=8, steps=4, activation_checkpointing=True,
+                              micro_batch_tokens=4096, compile=True)),
 ]
-NEEDS_A_FRESH_PROCESS = {'sft06compile'}  # Inductor's workers hang in a forked one
+NEEDS_A_FRESH_PROCESS = {'sft06compile', 'sft4bcompile'}  # Inductor's workers hang in a forked one
 
 
 def run_forked(name, run):

@@ -122,13 +122,13 @@ SEARCH = Task(
     config='config/tiny.py',
     # each has three learning rates, around the best one of earlier rounds
     methods={
-        'GRPO': Method('grpo.py', 40, (3e-4, 6e-4, 1.2e-3), needs_demonstrations=False),
-        'DPO': Method('dpo.py', 160, (3e-4, 1e-3, 3e-3), needs_demonstrations=False),
+        'GRPO': Method('grpo.py', 56, (1.5e-4, 3e-4, 6e-4), needs_demonstrations=False),
+        'DPO': Method('dpo.py', 160, (1e-4, 3e-4, 1e-3), needs_demonstrations=False),
         # 48 rows are learnt by heart soon: there it may stop after 30, 60, 90 or 120 steps
-        'SFT': Method('sft.py', 480, (1e-4, 3e-4, 1e-3), scarce_steps=120),
-        'SFT then GRPO': Method('grpo.py', 16, (7.5e-5, 1.5e-4, 3e-4), sft_steps=200, scarce_steps=28),
-        'HPT': Method('hpt.py', 36, (3e-4, 6e-4, 1.2e-3)),
-        'Prefix-RFT': Method('prefix_rft.py', 44, (1.5e-4, 3e-4, 6e-4))},
+        'SFT': Method('sft.py', 480, (5e-5, 1e-4, 3e-4), scarce_steps=120),
+        'SFT then GRPO': Method('grpo.py', 32, (5e-5, 1e-4, 3e-4), sft_steps=200, scarce_steps=56),
+        'HPT': Method('hpt.py', 56, (1.5e-4, 3e-4, 6e-4)),
+        'Prefix-RFT': Method('prefix_rft.py', 64, (1.5e-4, 3e-4, 6e-4))},
     regimes=('plenty', 'scarce', 'noisy'),
     seeds=(1, 2, 3, 4, 5),
     train='search:train', tune='search:tune', test='search:test',
