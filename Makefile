@@ -122,7 +122,7 @@ results: .venv/run
 	$(RUN) -m tools.results
 
 test: .venv/dev
-	@echo "behaviour: 5 to 8 minutes on 2 cores"
+	@echo "behaviour: 3 to 8 minutes on 2 cores"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev
