@@ -91,18 +91,8 @@ tulu: out/tiny_base/model.safetensors
 	$(RUN) plot.py out/tulu.png start=out/tulu_0.jsonl SFT=out/tulu_1.jsonl DPO=out/tulu_2.jsonl RLVR=out/tulu_3.jsonl
 
 figures: .venv/run
-	@echo "the tables of demo, dpo and tulu, three seeds, and two controls, into docs/demo.txt: 30 minutes to an hour on 2 cores"
-	($(RUN) -m tools.machine "make figures"; for seed in 1 2 1337; do for target in demo dpo tulu; do \
-	  echo "make $$target SEED=$$seed"; \
-	  $(MAKE) -s $$target SEED=$$seed | grep -E '^ {6,}(all|gain|[0-9]+) |^difficulty|pairs of [0-9]|^step.*eval/accuracy'; done; \
-	  echo "the demo's GRPO, SEED=$$seed, but for twice the prompts and half the steps, and the mean over all tokens"; \
-	  $(RUN) grpo.py config/tiny.py --prompts_per_step=64 --max_steps=48 --loss_denominator=tokens --seed=$$seed \
-	  --out_dir=out/grpo64 --overwrite=True > out/grpo64.txt; \
-	  $(RUN) sample.py --model=out/grpo64 --n=4 --show=0 --seed=$$seed --out=out/grpo64.jsonl --overwrite=True | grep -E '^ {6,}all '; \
-	  echo "make tulu SEED=$$seed, but for 300 steps of sft.py and nothing after it"; \
-	  $(RUN) sft.py config/tulu_tiny.py --max_steps=300 --seed=$$seed --out_dir=out/sft300 --overwrite=True > out/sft300.txt; \
-	  $(RUN) sample.py --model=out/sft300 --n=4 --show=0 --seed=$$seed --out=out/sft300.jsonl --overwrite=True | grep -E '^ {6,}all '; \
-	  done) | tee docs/demo.txt
+	@echo "the tables of demo, dpo and tulu, three seeds, into docs/demo.txt: 30 minutes to an hour on 2 cores"
+	bash tools/figures.sh $(RUN) | tee docs/demo.txt
 
 speed: .venv/dev
 	@echo "the README's figures of speed into docs/speed.txt: about half an hour on 2 cores that do nothing else"

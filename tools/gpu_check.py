@@ -488,7 +488,10 @@ def flops_of_a_token(model, lengths):
 
 def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2, micro_batch_tokens=16384,
          needs_gb=0):
-    """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan."""
+    """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan.
+
+    A card of less than needs_gb GB is left out.
+    """
     def run():
         if not SMOKE and torch.cuda.get_device_properties(0).total_memory < needs_gb * 1e9:
             note(f'grpo {shape}', skipped=f'it needs {needs_gb} GB')

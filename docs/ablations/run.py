@@ -1,6 +1,6 @@
 """Runs each diff of this folder: three seeds with it, three without, from the demo's start model.
 
-    make ablations                           # all of them: 16 minutes on 2 cores; finished runs are kept
+    make ablations                           # all of them: up to an hour on 2 cores; finished runs are kept
     python docs/ablations/run.py positive    # one of them
 
 A diff begins with two lines that git apply skips: what it changes, and the command of both arms. The
