@@ -252,6 +252,9 @@ def draw_log_panel(axis, key, logs, colors):
         axis.set(ylim=(0, 1))
     if key == 'grad_norm':
         axis.set(yscale='log')
+    # GRPO's loss can be 0 but for rounding: its axis would show the rounding as if it were a curve
+    if key == 'loss' and axis.dataLim.height < 1e-6:
+        axis.set(ylim=(-1, 1))
 
 
 def draw_difficulty_panel(axis, title, levels_of, colors):

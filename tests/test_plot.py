@@ -72,3 +72,15 @@ def test_files_and_pictures(tmp_path):
         (tmp_path / 'other.json').write_text('{"a": 1}\n')
         done = subprocess.run([*command, str(tmp_path / 'c.png'), f'x={tmp_path}/{name}'], capture_output=True, text=True)
         assert done.returncode == 1 and words in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('size, is_flat', [(1e-9, True), (1e-2, False)])
+def test_a_loss_of_rounding_is_drawn_flat(size, is_flat):
+    """GRPO's loss is 0 at ratio 1. An axis of 1e-9 would show its rounding as a curve."""
+    pyplot = pytest.importorskip('matplotlib.pyplot')
+    figure, axis = pyplot.subplots()
+    records = [{'step': step, 'loss': size * (-1) ** step} for step in range(5)]
+    plot.draw_log_panel(axis, 'loss', {'GRPO': [records]}, {'GRPO': 'C0'})
+    low, high = axis.get_ylim()
+    pyplot.close(figure)
+    assert (high - low > 1) == is_flat

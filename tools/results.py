@@ -22,10 +22,11 @@ runs once for all regimes.
 
 On the search task compute is matched: every method may spend about the same FLOPs, 2N for each token
 that sampling puts through the model and 6N for each token of an update, N being the number of
-parameters. Prefix-RFT, which learns late, may spend half as much again. A method stops earlier where that is better: learning rate and last step are chosen
-together, among three rates and four steps for each method and regime, on seed 0 and on problems that
-no table uses. The real model has one rate for each method, and its compute is matched only roughly.
-Then the other seeds run, and their models are measured on the test problems.
+parameters. Prefix-RFT, which learns late, may spend half as much again. A method stops earlier where
+that is better: learning rate and last step are chosen together, among three rates and four steps for
+each method and regime, on seed 0 and on problems that no table uses. The real model has one rate for
+each method, and its compute is matched only roughly. Then the other seeds run, and their models are
+measured on the test problems.
 """
 import json
 import os
