@@ -20,6 +20,11 @@ for seed in 1 2 1337; do
     make -s "$target" SEED="$seed" | keep
   done
 
+  echo "make tulu SEED=$seed, its DPO without sft_coef, at the learning rate that is best then"
+  "$python" dpo.py config/tulu_tiny.py --sft_coef=0 --learning_rate=5e-5 \
+    --seed="$seed" --out_dir=out/tulu_dpo0 --overwrite=True > out/tulu_dpo0.txt
+  measure out/tulu_dpo0 "$seed"
+
   echo "the demo's GRPO with SEED=$seed, but twice the prompts, half the steps, and the mean over all tokens"
   "$python" grpo.py config/tiny.py --prompts_per_step=64 --max_steps=48 --loss_denominator=tokens \
     --seed="$seed" --out_dir=out/grpo64 --overwrite=True > out/grpo64.txt
