@@ -17,7 +17,7 @@ if script == 'dpo':
     # as in the paper: the length-normalised loss, beta 5, one epoch
     data, eval_data = 'out/tulu_tiny_pairs.jsonl', ''
     loss_type, beta, epochs, learning_rate, schedule, warmup_steps = 'dpo_norm', 5.0, 1.0, 3e-4, 'linear', 5
-    # not in the paper; without it this stage ruined two models of three (docs/results.md)
+    # not in the paper; at this learning rate DPO ruined two models of three without it (docs/results.md)
     sft_coef = 3.0
     eval_every = 20
 if script == 'grpo':
