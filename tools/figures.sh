@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tables of demo, dpo and tulu on three seeds, and a control of two of them, on standard output:
+# The tables of demo, dpo and tulu on three seeds, and three controls, on standard output:
 #   make figures      # it keeps them in docs/demo.txt
 # From all that the targets print, `keep` takes the lines of the tables and of the held-out pairs.
 set -euo pipefail
