@@ -14,7 +14,7 @@ measure() {
 
 "$python" -m tools.machine "make figures"
 for seed in 1 2 1337; do
-  # the first of them makes the start model of this seed, which all the others use
+  # demo makes the start model of this seed; all that follows begins with it
   for target in demo dpo tulu; do
     echo "make $target SEED=$seed"
     make -s "$target" SEED="$seed" | keep

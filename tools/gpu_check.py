@@ -490,7 +490,7 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
          needs_gb=0):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan.
 
-    A card of less than needs_gb GB is left out.
+    Skipped on a card with less than needs_gb GB.
     """
     def run():
         if not SMOKE and torch.cuda.get_device_properties(0).total_memory < needs_gb * 1e9:

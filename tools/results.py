@@ -126,7 +126,7 @@ SEARCH = Task(
         'GRPO': Method('grpo.py', 72, (1.5e-4, 3e-4, 6e-4), needs_demonstrations=False),
         'DPO': Method('dpo.py', 160, (1e-4, 3e-4, 1e-3), needs_demonstrations=False),
         'SFT': Method('sft.py', 480, (5e-5, 1e-4, 3e-4)),
-        # in 'scarce' SFT chooses 120 steps, not the 200 that it may make here: that leaves more for GRPO
+        # in 'scarce' SFT is best after 120 steps, elsewhere it makes all 200: that leaves more for GRPO
         'SFT then GRPO': Method('grpo.py', 32, (5e-5, 1e-4, 3e-4), sft_steps=200, scarce_steps=56),
         'HPT': Method('hpt.py', 72, (1.5e-4, 3e-4, 6e-4)),
         'Prefix-RFT': Method('prefix_rft.py', 100, (1.5e-4, 3e-4, 6e-4))},
