@@ -40,7 +40,8 @@ TYPES = {
 # printed below the traceback of an out-of-memory error
 OUT_OF_MEMORY = (
     'out of memory: see the memory plan above; turn, in this order, micro_batch_tokens (half),\n'
-    'activation_checkpointing=True, kv_cache_gb (half), max_new_tokens, max_length, more GPUs')
+    'activation_checkpointing=True, kv_cache_gb (half), max_new_tokens, max_length; then either\n'
+    'shard=all on several GPUs, or lora_rank=32 with ten times the learning rate (docs/lora.md)')
 
 
 # --- errors -------------------------------------------------------------------
@@ -131,6 +132,8 @@ LEGAL = {
     # what and where
     'model': not_empty(),  # check_models() checks more
     'template_date': a_date(),
+    'rope_theta': at_least(0),
+    'max_position_embeddings': at_least(0),
     'data': not_empty(),
     'out_dir': not_empty(),
     # batch and length
@@ -140,6 +143,9 @@ LEGAL = {
     'overlong': one_of('drop', 'cut'),
     'max_steps': at_least(1),
     'epochs': above(0),
+    # what is trained
+    'lora_rank': at_least(0),
+    'lora_alpha': above(0),
     # optimizer
     'learning_rate': at_least(0),
     'min_learning_rate': at_least(0),
@@ -190,6 +196,7 @@ LEGAL = {
     # system
     'device': a_device(),
     'dtype': one_of('auto', 'float32', 'bfloat16'),
+    'shard': one_of('none', 'optimizer', 'all'),
     # sample.py
     'n': at_least(1),
     'limit': at_least(0),
@@ -211,6 +218,10 @@ TOGETHER = [
     # optimizer
     PairRule('min_learning_rate', 'learning_rate', lambda low, peak: low <= peak,
              'min_learning_rate must be at most learning_rate'),
+    # what is trained, and where
+    PairRule('lora_rank', 'shard', lambda rank, shard: rank == 0 or shard != 'all',
+             "lora_rank must be 0 with shard='all'; frozen weights take half the memory without it: "
+             "shard='optimizer'"),
     # rollouts
     PairRule('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
              'updates_per_rollout must be at most prompts_per_step: '

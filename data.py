@@ -849,8 +849,7 @@ def plan_micro_batches(sequences, micro_batch_tokens, rank, world_size):
     micro_batches = []
     for members in pack([sizes[i] for i in mine], micro_batch_tokens):
         micro_batches.append([sequence for i in members for sequence in parts[mine[i]]])
-    # a rank without work gets one empty micro-batch: it must still take part in the all-reduce
-    return micro_batches or [[]]
+    return micro_batches
 
 
 NO_PARENT = -1  # of a segment that follows nothing

@@ -8,13 +8,15 @@ import copy
 import warnings
 import weakref
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from configurator import UserError
 from model import Documents, cached_sdpa, cached_varlen, check_logits, check_settings, first_line
-from model import head_size, out_of_memory, varlen_works
+from model import head_size, is_adapter, is_sharded, name_without_lora, out_of_memory
+from model import packed_attention, varlen_works, whole
 
 BUCKETS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # slots of a step recorded as a CUDA graph
 
@@ -115,17 +117,23 @@ class KVCache:
 # -----------------------------------------------------------------------------
 # decoder
 
+class Norm(NamedTuple):
+    """An RMSNorm."""
+    weight: torch.Tensor  # (features,)
+    epsilon: float
+
+
 @dataclass
 class DecoderLayer:
     """Weights of one layer. Matrices with the same input are fused into one."""
-    attention_norm: torch.nn.Module  # RMSNorm before attention
+    attention_norm: Norm  # before attention
     qkv: torch.Tensor  # ((heads + 2 kv heads) * head size, hidden)
     qkv_bias: torch.Tensor  # or None
     qk_scale: torch.Tensor  # (heads + kv heads, head size) weights of q_norm and k_norm, or None
     qk_epsilon: float  # of these norms, or None
     scaling: float  # factor of the attention scores
     attention_out: torch.Tensor  # (hidden, heads * head size)
-    mlp_norm: torch.nn.Module  # RMSNorm before the MLP
+    mlp_norm: Norm  # before the MLP
     gate_up: torch.Tensor  # (2 * ffn, hidden) gate and up projection
     down: torch.Tensor  # (hidden, ffn)
 
@@ -137,6 +145,8 @@ class Decoder:
     autocast: matrix products in `dtype`; embedding, residual, norms and rotation in the dtype of
     the model's weights. Each call of generate makes a new Decoder. Copying takes as long as reading
     the weights once, the copy is never out of date, and it takes no memory while the model trains.
+    Where the model's weights are sharded, the copy has whole ones, and all ranks must make it
+    together.
     """
     NEEDED = {  # parameters that every layer of the family has
         'self_attn.q_proj.weight', 'self_attn.k_proj.weight', 'self_attn.v_proj.weight',
@@ -151,7 +161,8 @@ class Decoder:
         """Whether every layer has the parameters of the family."""
         layers = getattr(model.base_model, 'layers', [])
         for layer in layers:
-            names = {name for name, _ in layer.named_parameters()}
+            names = {name_without_lora(name) for name, _ in layer.named_parameters()
+                     if not is_adapter(name)}
             lacking = cls.NEEDED - names
             unknown = names - cls.NEEDED - cls.OPTIONAL
             if lacking or unknown:
@@ -165,9 +176,9 @@ class Decoder:
         self.head_dim = head_size(model.config)
         self.heads = model.config.num_attention_heads
         self.kv_heads = model.config.num_key_value_heads
-        self.embedding = base.embed_tokens.weight  # (V, hidden)
-        self.norm = base.norm
-        self.head = model.get_output_embeddings().weight.to(dtype)  # (V, hidden)
+        self.embedding = whole(base.embed_tokens.weight)  # (V, hidden)
+        self.norm = norm_of(base.norm)
+        self.head = whole(model.get_output_embeddings().weight).to(dtype)  # (V, hidden)
         self.layers = [self.copy_layer(layer) for layer in base.layers]
 
         # The model's own module makes the rotary tables. It takes the dtype from `like`.
@@ -188,50 +199,55 @@ class Decoder:
 
         # queries, keys and values in one product
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        qkv = torch.cat([projection.weight for projection in projections])
+        qkv = torch.cat([whole(projection.weight) for projection in projections])
         qkv_bias = None
         if attention.q_proj.bias is not None:
-            qkv_bias = torch.cat([projection.bias for projection in projections]).to(self.dtype)
+            biases = [whole(projection.bias) for projection in projections]
+            qkv_bias = torch.cat(biases).to(self.dtype)
 
         # one row of weights for each head, so that queries and keys are normed together
         qk_scale = None
         qk_epsilon = None
         if hasattr(attention, 'q_norm'):
             qk_epsilon = attention.q_norm.variance_epsilon
-            q_scale = attention.q_norm.weight.expand(self.heads, -1)
-            k_scale = attention.k_norm.weight.expand(self.kv_heads, -1)
+            q_scale = whole(attention.q_norm.weight).expand(self.heads, -1)
+            k_scale = whole(attention.k_norm.weight).expand(self.kv_heads, -1)
             qk_scale = torch.cat([q_scale, k_scale])
 
-        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        gate_up = torch.cat([whole(mlp.gate_proj.weight), whole(mlp.up_proj.weight)])
         return DecoderLayer(
-            attention_norm=layer.input_layernorm,
+            attention_norm=norm_of(layer.input_layernorm),
             qkv=qkv.to(self.dtype),
             qkv_bias=qkv_bias,
             qk_scale=qk_scale,
             qk_epsilon=qk_epsilon,
             scaling=attention.scaling,
-            attention_out=attention.o_proj.weight.to(self.dtype),
-            mlp_norm=layer.post_attention_layernorm,
+            attention_out=whole(attention.o_proj.weight).to(self.dtype),
+            mlp_norm=norm_of(layer.post_attention_layernorm),
             gate_up=gate_up.to(self.dtype),
-            down=mlp.down_proj.weight.to(self.dtype))
+            down=whole(mlp.down_proj.weight).to(self.dtype))
 
-    def __call__(self, ids, positions, cache):
-        """Logits (B, V) after tokens ids (B,) at positions (B,); the tokens enter the cache."""
+    def __call__(self, ids, positions, cache, documents=None, last=slice(None)):
+        """Logits (B, V) after tokens ids (B,) at positions (B,); the tokens enter the cache.
+
+        Prefill: the tokens are a packed row with these Documents, and the logits are those after
+        the tokens at the places `last` (n,) of the row: (n, V).
+        """
         # Every cast below is explicit.
         with torch.autocast(ids.device.type, enabled=False):
             x = F.embedding(ids, self.embedding)  # (B, hidden), the residual
             cos = self.cos[positions]  # (B, 1, head size)
             sin = self.sin[positions]
             for index, layer in enumerate(self.layers):
-                x = x + self.attention(index, layer, x, cos, sin, cache)
+                x = x + self.attention(index, layer, x, cos, sin, cache, documents)
                 x = x + self.mlp(layer, x)
-            normed = rms_norm(x, self.norm).to(self.dtype)
+            normed = rms_norm(x[last], self.norm).to(self.dtype)
             return linear(normed, self.head)
 
     # The methods below use no len, split, unflatten or F.rms_norm: on a CPU the Python code in these
     # took 7 % of a decode step of one slot.
 
-    def attention(self, index, layer, x, cos, sin, cache):
+    def attention(self, index, layer, x, cos, sin, cache, documents):
         """What the attention of layer number `index` adds to the residual x (B, hidden)."""
         # queries, keys and values of all heads
         normed = rms_norm(x, layer.attention_norm).to(self.dtype)  # (B, hidden)
@@ -247,7 +263,10 @@ class Decoder:
 
         # The new token attends to itself too, so its key is written first.
         cache.write(index, k, v)
-        attended = cache.attend(index, q, layer.scaling)  # (B, heads, head size)
+        if documents is None:
+            attended = cache.attend(index, q, layer.scaling)  # (B, heads, head size)
+        else:
+            attended = packed_attention(q, k, v, documents, layer.scaling)
         return linear(attended.flatten(1), layer.attention_out)
 
     def normalise(self, qk, layer):
@@ -284,9 +303,14 @@ def linear(x, weight, bias=None):
     return torch.addmm(bias[:, None], weight, x.T).T
 
 
+def norm_of(module):
+    """The Norm of an RMSNorm module."""
+    return Norm(whole(module.weight), module.variance_epsilon)
+
+
 def rms_norm(x, norm):
-    """The RMSNorm module `norm` of x, in one operation."""
-    return torch.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    """RMSNorm of x by a Norm, in one operation."""
+    return torch.rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon)
 
 
 # -----------------------------------------------------------------------------
@@ -300,7 +324,8 @@ def decoder_of(model, dtype, length):
 
     It is a Decoder if this gives the model's logits. Else it is the model's own forward, which is
     slower, and a warning says so. The trial is made once for each model and dtype. Raises UserError
-    if the model cannot be sampled from at all.
+    if the model cannot be sampled from at all, or only by its own forward and its weights are
+    sharded: then every rank would have to make as many steps as the others.
     """
     trials = decodable.setdefault(model, {})
     if dtype not in trials:
@@ -317,6 +342,9 @@ def decoder_of(model, dtype, length):
     beyond_window = window is not None and length > window
     if trials[dtype] and not beyond_window:
         return Decoder(model, dtype, length)
+    if is_sharded(model):
+        raise UserError(f"{type(model).__name__}: shard='all' needs a model of which rollouts make a "
+                        "decode copy (Llama-, Qwen- or Mistral-shaped): take --shard=optimizer")
     return model_forward(model)
 
 

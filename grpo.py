@@ -52,6 +52,8 @@ from configurator import UserError, check_out_dir, configure
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
+rope_theta = 0.0  # base of the rotary embeddings' frequencies; 0: the model's own
+max_position_embeddings = 0  # longest sequence, tokens; 0: the model's own
 data = 'search:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_prompts = 'search:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
@@ -78,6 +80,9 @@ importance_cap = 0.0  # 0: off; 2: times min(2, the token's probability by the t
 beta = 0.0  # KL to the start model, k3 estimator; 0: no reference model is loaded
 micro_batch_tokens = 8192  # tokens in one forward, per GPU; a longer sequence is alone in one
 max_steps = 100  # optimizer steps
+# what is trained
+lora_rank = 0  # rank of the update of each linear layer (LoRA), other weights are frozen; 0: all weights
+lora_alpha = 32.0  # with LoRA: the update is multiplied by lora_alpha / lora_rank
 # optimizer
 learning_rate = 1e-4  # peak
 min_learning_rate = 0.0  # at the last step of cosine and linear
@@ -101,7 +106,7 @@ device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
-shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
+shard = 'optimizer'  # over the ranks: 'none', 'optimizer' (Adam's moments), 'all' (weights too: FSDP2)
 config = configure(globals())
 check_out_dir(out_dir, resume, overwrite)
 
@@ -109,20 +114,22 @@ check_out_dir(out_dir, resume, overwrite)
 # after the settings, because they take seconds: a mistake in a flag is answered at once
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import Order, collate, completion_text, format_report, load_tokenizer
 from data import plan_micro_batches, rl_prompts, stop_ids
-from model import Policy, check_token_ids, frozen_copy, load_model, memory_plan, save_model
+from model import Policy, add_lora, check_token_ids, load_model, memory_plan, save_model
+from model import start_model, whole
 from rollout import generate
 from rows import levels, read_rows
-from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run, sum_over_ranks
+from run import Log, catch_stop, equal_numbers, finish, gather, parallel, restore
+from run import save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
 
 # --- run set-up ---------------------------------------------------------------
 # from here on `device` is this rank's own ('cpu' or 'cuda:N'), whatever the setting
-rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
+run = start_run(config)
+rank, world_size, device, compute_dtype, autocast, saved = run
 
 # --- data ---------------------------------------------------------------------
 # rows of any shape become prompts, and `order` deals them out: shuffled by seed, epoch after epoch
@@ -153,12 +160,16 @@ if rank == 0:
     print(f'first prompt: {tokenizer.decode(prompts[0]["ids"])!r}')
 
 # --- model --------------------------------------------------------------------
-policy = Policy(load_model(model, device))
+policy = Policy(load_model(
+    model, device, rope_theta=rope_theta, max_position_embeddings=max_position_embeddings))
 check_token_ids(policy.model, tokenizer, prompts + eval_rows)
+if lora_rank:
+    # the weights are frozen; what is trained is a low-rank update of each linear layer
+    add_lora(policy.model, lora_rank, lora_alpha, compute_dtype)
 kl_reference = None
 if beta > 0:
-    # a copy, before the first step and before a checkpoint is put back: so it is the start model
-    kl_reference = Policy(frozen_copy(policy.model, compute_dtype))
+    # before the first step and before a checkpoint is put back: so it is the start model
+    kl_reference = start_model(policy, compute_dtype)
 if activation_checkpointing:
     # backward computes a layer's activations again: less memory, about a third more time
     policy.model.gradient_checkpointing_enable(
@@ -169,28 +180,27 @@ if compile:
         layer.compile(dynamic=True)
 
 # the policy as the loss calls it: with several ranks its backward averages their gradients
-ddp = policy
-if world_size > 1:
-    ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+ddp = parallel(policy, shard, run, kl_reference)
 
 # what will hold the memory, printed before it is taken
 if rank == 0:
     rollout_rows = max(prompts_per_step * group_size, eval_samples * len(eval_rows))
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
-        shard_optimizer, compute_dtype == torch.bfloat16, reference=beta > 0,
+        shard, compute_dtype == torch.bfloat16, reference=beta > 0,
         kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
-        max_new_tokens=max_new_tokens)
+        max_new_tokens=max_new_tokens, lora_rank=lora_rank)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
 # weight decay is for matrices; norms and biases are vectors
-matrices = [p for p in policy.parameters() if p.dim() >= 2]
-vectors = [p for p in policy.parameters() if p.dim() < 2]
+trained = [p for p in policy.parameters() if p.requires_grad]
+matrices = [p for p in trained if p.dim() >= 2]
+vectors = [p for p in trained if p.dim() < 2]
 parameter_groups = [{'params': matrices, 'weight_decay': weight_decay},
                     {'params': vectors, 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-if world_size > 1 and shard_optimizer:
+if world_size > 1 and shard == 'optimizer':
     # each rank holds the moments of its share of the parameters (ZeRO stage 1)
     optimizer = ZeroRedundancyOptimizer(parameter_groups, torch.optim.AdamW, **adam)
 else:
@@ -434,6 +444,7 @@ def micro_batches_of(groups, rollout_groups=None, n_updates=1):
 
     # shares of near-equal work for all ranks, packed into rows; prompts are shared where possible
     plan = plan_micro_batches(completions, micro_batch_tokens, rank, world_size)
+    plan = equal_numbers(plan, shard)
     return [collate_completions(part, total_tokens, total_completions) for part in plan]
 
 
@@ -541,13 +552,14 @@ def accumulate_gradients(micro_batches):
     """Adds the loss's gradient to the parameters; returns this rank's sums of the statistics."""
     totals = {}
     for i, micro in enumerate(micro_batches):
-        # DDP averages gradients over the ranks in the backward pass of the last micro-batch alone
+        # DDP averages gradients over the ranks in the last backward alone; sharded weights do it in
+        # every one, so that no rank ever holds the whole gradient
         is_last = i == len(micro_batches) - 1
-        averaging = nullcontext() if is_last or world_size == 1 else ddp.no_sync()
+        averaging = nullcontext() if is_last or ddp is policy else ddp.no_sync()
         with averaging:
             logprobs, entropy = forward(ddp, micro)
             loss, statistics = policy_loss(logprobs, entropy, micro)
-            # DDP averages over the ranks, but the loss is a sum over their tokens
+            # gradients are averaged over the ranks, but the loss is a sum over their tokens
             (loss * world_size).backward()
         statistics['computed'] = torch.ones_like(micro['ids'])  # tokens, prompts included
         # float64 sums that stay on the device: nothing waits for the GPU here
@@ -563,8 +575,9 @@ step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
     n_parameters = sum(p.numel() for p in policy.parameters())
-    print(f'{n_parameters:,} parameters, {world_size} x {device}, {max_steps} steps of '
-          f'{prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
+    n_trained = sum(p.numel() for p in trained)
+    print(f'{n_parameters:,} parameters, {n_trained:,} trained, {world_size} x {device}, '
+          f'{max_steps} steps of {prompts_per_step} prompts x {group_size}, {len(order)} prompts an epoch')
 log = Log(config, max_steps, saved)
 stop = catch_stop()
 
@@ -603,7 +616,7 @@ while True:
 
         # step; an update whose gradient is not finite is skipped, on all ranks alike
         max_norm = grad_clip if grad_clip > 0 else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(trained, max_norm))
         for parameter_group in optimizer.param_groups:
             parameter_group['lr'] = learning_rate_at(step)
         if grad_norm.isfinite():
@@ -613,7 +626,7 @@ while True:
         else:
             skipped += 1
         # DDP's gradients live in its buckets: freed, they would be allocated again beside them
-        optimizer.zero_grad(set_to_none=world_size == 1)
+        optimizer.zero_grad(set_to_none=ddp is policy)
         step += 1
         samples += group_size * len(share)
 
@@ -651,8 +664,7 @@ while True:
     stop_requested = any(gather(stop.requested))
     if step >= max_steps or stop_requested or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
-        if rank == 0:
-            save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
+        save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
         gather(None)  # the others wait until the model is written
     if stop_requested:
         break

@@ -2,7 +2,10 @@
 
 From top to bottom:
 
-    load and save      load_model, save_model; frozen_copy, the reference of a KL
+    load and save      load_model, save_model
+    LoRA               add_lora: low-rank updates of frozen weights
+    reference          start_model: what the KL is taken to
+    ranks              shard_weights: the weights divided among GPUs
     checks             models and token ids that are refused, each with its reason
     memory             memory_plan: which GPU memory a run needs, and what for
     packed rows        Documents: which keys each query of a packed row sees
@@ -16,17 +19,22 @@ completion is scored under the distribution that it was drawn from.
 """
 import copy
 import functools
+import hashlib
 import inspect
+import json
 import math
 import os
 import re
 import shutil
 import warnings
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
+from safetensors.torch import save_file
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -84,15 +92,16 @@ SHAPES = {
 }
 
 
-def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost'):
-    """The causal language model `name` (see load_config) on `device`, in training mode.
+def load_model(name, device='cpu', dtype=torch.float32, attention='nanopost', rope_theta=0.0,
+               max_position_embeddings=0):
+    """The causal language model `name` on `device`, in training mode; see load_config.
 
     The weights are fp32 by default, because the optimizer updates them: bf16 would round away 98 %
     of the updates at learning rate 1e-6. 'tiny' and 'random:<shape>' take their weights from
     torch's random generator. attention='sdpa' gives a plain transformers model, which takes no
     packed rows. Raises UserError.
     """
-    config = load_config(name)
+    config = load_config(name, rope_theta, max_position_embeddings)
     if is_from_scratch(name):
         with torch.device(device):
             model = Qwen3ForCausalLM._from_config(
@@ -116,14 +125,28 @@ def is_from_scratch(name):
     return name == 'tiny' or name.startswith('random:')
 
 
-def load_config(name):
+def load_config(name, rope_theta=0.0, max_position_embeddings=0):
     """Configuration of `name`: 'tiny', 'random:<shape>', a local folder or a hub id.
 
-    Raises UserError if there is none, or if check_settings refuses it.
+    rope_theta and max_position_embeddings replace the model's own where they are not 0. Raises
+    UserError if there is no such model, or if check_settings refuses it.
     """
     if is_from_scratch(name):
-        return shape_config(name.removeprefix('random:'))
+        config = shape_config(name.removeprefix('random:'))
+    else:
+        config = read_config(name)
+    if max_position_embeddings:
+        config.max_position_embeddings = max_position_embeddings
+    if rope_theta:
+        if 'rope_theta' not in config.rope_parameters:
+            raise UserError(f'model {name}: rope_theta cannot be set, because its types of layers '
+                            'have rotary embeddings of their own')
+        config.rope_parameters['rope_theta'] = rope_theta
+    return config
 
+
+def read_config(name):
+    """Configuration of a local folder or a hub id, see load_config."""
     is_folder = os.path.isdir(name)
     # A hub id such as Qwen/Qwen3-4B has one slash. With more or fewer, the name can only be a path.
     must_be_path = os.path.sep in name and name.count('/') != 1
@@ -209,9 +232,14 @@ def why_not_read(error):
 def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     """Write model, tokenizer and chat template to `folder` in Hugging Face format.
 
-    Each file is replaced atomically. The weights are saved in `dtype`. The saved generation_config
-    stops at every id of `stop_ids` and holds no sampling default.
+    All ranks must call it, because each may hold a part of the weights; rank 0 writes. Each file is
+    replaced atomically. The weights are saved in `dtype`. The saved generation_config stops at
+    every id of `stop_ids` and holds no sampling default. Of a model with LoRA the saved weights are
+    the merged ones; the adapter alone is in the subfolder adapter/ (see save_adapter).
     """
+    state = weights_to_save(model, dtype)
+    if RANK > 0:
+        return
     temporary = os.path.join(folder, 'model.tmp')
     shutil.rmtree(temporary, ignore_errors=True)
 
@@ -221,13 +249,6 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
         eos_token_id=list(stop_ids),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id)
-
-    # Tied weights are two names of one storage. Casting each storage once keeps them tied.
-    weights = model.state_dict(keep_vars=True)
-    cast = {}
-    for tensor in weights.values():
-        cast.setdefault(tensor.data_ptr(), tensor.detach().to(dtype))
-    state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
     model.save_pretrained(temporary, state_dict=state)
 
     # save_pretrained writes the model's dtype to config.json. Replace it by the dtype in the file.
@@ -235,14 +256,198 @@ def save_model(model, tokenizer, folder, stop_ids, dtype=torch.float32):
     model.config.save_pretrained(temporary)
     model.config.dtype = model.dtype
     tokenizer.save_pretrained(temporary)
+    move_files(temporary, folder)
 
-    # A file takes its place only when it is safe on disk.
+    # In a folder of its own: beside model.safetensors, transformers would load the base model and
+    # the adapter instead, wherever the library peft is installed.
+    if lora_layers(model):
+        save_adapter(model, temporary)
+        move_files(temporary, os.path.join(folder, 'adapter'))
+
+
+def weights_to_save(model, dtype):
+    """{name: tensor in `dtype`} of all weights, whole and merged, on the CPU. {} on ranks above 0."""
+    # Tied weights are two names of one parameter. Casting each parameter once keeps them tied.
+    cast = {}
+    state = {}
+    for name, parameter in model.state_dict(keep_vars=True).items():
+        if is_adapter(name):
+            continue
+        if id(parameter) not in cast:
+            # A linear layer with LoRA computes its merged weight whenever it is asked for it.
+            plain_name = name_without_lora(name)
+            module = model.get_submodule(plain_name.rpartition('.')[0])
+            merged = getattr(module, plain_name.rpartition('.')[2])
+            tensor = whole(merged.detach())
+            # A rank takes part in gathering a weight, and only rank 0 has to keep it.
+            cast[id(parameter)] = tensor.to(dtype).cpu() if RANK == 0 else None
+        state[name_without_lora(name)] = cast[id(parameter)]
+    return state if RANK == 0 else {}
+
+
+def move_files(temporary, folder):
+    """Move all files of `temporary` to `folder`, each when it is safe on disk."""
+    os.makedirs(folder, exist_ok=True)
     for name in sorted(os.listdir(temporary)):
         path = os.path.join(temporary, name)
         with open(path, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(path, os.path.join(folder, name))
     os.rmdir(temporary)
+
+
+# --- LoRA ---------------------------------------------------------------------
+class LowRank(nn.Module):
+    """The weight of a linear layer as W + (alpha / rank) B A (Hu et al. 2021, arXiv 2106.09685).
+
+    W (out, in) is frozen; A (rank, in) and B (out, rank) are trained. torch's parametrize calls
+    forward whenever the layer's weight is read. So training, prefill, the decode copy and the saved
+    model all see one weight, rounded once, and what is sampled is what is scored. An adapter beside
+    the layer, W x + B (A x), would round differently in each of them.
+    """
+
+    def __init__(self, W, rank, alpha):
+        super().__init__()
+        n_out, n_in = W.shape
+        self.scale = alpha / rank
+        self.enabled = True
+        # B is 0, so that training starts at W. Then A must not be 0, or neither had a gradient.
+        bound = n_in ** -0.5
+        A = torch.empty(rank, n_in).uniform_(-bound, bound)
+        self.A = nn.Parameter(A.to(W.device))
+        self.B = nn.Parameter(torch.zeros(n_out, rank, device=W.device))
+
+    def forward(self, W):
+        """The weight (out, in): fp32, or W as it is while the adapter is off."""
+        if not self.enabled:
+            return W
+        # The sum is fp32: bf16 would round small updates away. Autocast casts it afterwards.
+        with torch.autocast(W.device.type, enabled=False):
+            return torch.addmm(W.float(), self.B, self.A, alpha=self.scale)
+
+
+def add_lora(model, rank, alpha, dtype):
+    """Freeze `model` and add a LowRank to every linear layer of its decoder, in place.
+
+    The frozen linear layers are cast to `dtype`, that of their products, and take half the memory
+    in bf16. Autocast would cast them at every use anyway. Embedding and norms stay fp32 (see
+    frozen_copy). Raises UserError if a layer has other matrices, such as experts.
+    """
+    model.requires_grad_(False)
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    if head.weight is not embedding:
+        head.to(dtype)
+    for layer in model.base_model.layers:
+        linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        in_linears = {id(linear.weight) for linear in linears}
+        for name, parameter in layer.named_parameters():
+            if parameter.dim() > 1 and id(parameter) not in in_linears:
+                raise UserError(f'lora_rank: {name} is not the weight of a linear layer, and would '
+                                'stay as it is; LoRA is for dense models, take --lora_rank=0')
+        for linear in linears:
+            linear.to(dtype)
+            low_rank = LowRank(linear.weight, rank, alpha)
+            # unsafe: the weight that it computes is fp32, where W is bf16
+            parametrize.register_parametrization(linear, 'weight', low_rank, unsafe=True)
+    # A checkpoint holds the adapters alone. A run goes on only from the weights that it began with.
+    model.base_hash = hash_of_weights(p for p in model.parameters() if not p.requires_grad)
+
+
+def lora_layers(model):
+    """{name: linear layer} of the linear layers that have a LowRank."""
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, 'weight')}
+
+
+def low_rank_of(linear):
+    """The LowRank of a linear layer that has one."""
+    return linear.parametrizations.weight[0]
+
+
+def is_adapter(name):
+    """Whether a parameter of this name is the A or B of a LowRank."""
+    return '.parametrizations.weight.0.' in name
+
+
+def name_without_lora(name):
+    """The name that a frozen weight has in a model without LoRA."""
+    return name.replace('.parametrizations.weight.original', '.weight')
+
+
+@contextmanager
+def adapter_off(model):
+    """While the context lasts, the linear layers have their frozen weights: the start model's."""
+    layers = lora_layers(model).values()
+    for linear in layers:
+        low_rank_of(linear).enabled = False
+    try:
+        yield
+    finally:
+        for linear in layers:
+            low_rank_of(linear).enabled = True
+
+
+def hash_of_weights(parameters):
+    """sha256 of the bytes of all parameters, as text."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        # numpy has no bf16, so pass bytes
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_adapter(model, folder):
+    """Write the adapter of a model with LoRA to `folder`, in the format of the library peft.
+
+    It belongs to the model that the run began with. PeftModel.from_pretrained(that_model, folder)
+    gives the merged model.
+    """
+    tensors = {}
+    for name, linear in lora_layers(model).items():
+        low_rank = low_rank_of(linear)
+        prefix = f'base_model.model.{name}'
+        tensors[f'{prefix}.lora_A.weight'] = low_rank.A.detach().cpu()
+        tensors[f'{prefix}.lora_B.weight'] = low_rank.B.detach().cpu()
+    os.makedirs(folder)
+    save_file(tensors, os.path.join(folder, 'adapter_model.safetensors'), metadata={'format': 'pt'})
+
+    rank = low_rank.A.shape[0]
+    settings = {
+        'peft_type': 'LORA',
+        'task_type': 'CAUSAL_LM',
+        'base_model_name_or_path': model.name_or_path,
+        'r': rank,
+        'lora_alpha': low_rank.scale * rank,
+        'target_modules': sorted({name.rpartition('.')[2] for name in lora_layers(model)}),
+        'lora_dropout': 0.0,
+        'bias': 'none',
+        'inference_mode': True}
+    with open(os.path.join(folder, 'adapter_config.json'), 'w') as file:
+        json.dump(settings, file, indent=1)
+
+
+# --- reference ----------------------------------------------------------------
+def start_model(policy, dtype):
+    """What the KL is taken to: called as `policy` is, it gives the log-probs of the policy as it is now.
+
+    Make it before the first update. With LoRA it is the policy with its adapter off, and takes no
+    memory. Else it is a frozen copy, its linear layers in `dtype`.
+    """
+    if lora_layers(policy.model):
+        return WithoutAdapter(policy)
+    return Policy(frozen_copy(policy.model, dtype))
+
+
+class WithoutAdapter:
+    """A policy with LoRA, called while its adapter is off."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __call__(self, *arguments, **options):
+        with adapter_off(self.policy.model):
+            return self.policy(*arguments, **options)
 
 
 def frozen_copy(model, dtype):
@@ -259,6 +464,39 @@ def frozen_copy(model, dtype):
         if isinstance(layer, nn.Linear) and layer.weight is not embedding:
             layer.to(dtype)
     return reference
+
+
+# --- ranks --------------------------------------------------------------------
+def shard_weights(policy):
+    """Divide the weights of a Policy among the ranks, in place (FSDP2, torch's fully_shard).
+
+    Each rank keeps its part of every fp32 weight. A layer gathers its whole weights before its
+    forward and again before its backward, and frees them afterwards. Its gradient is averaged over
+    the ranks, as DDP's is, and each rank keeps its part of it. So every forward and every backward
+    needs all ranks. Autocast casts as it does elsewhere: the numerics are those of whole weights.
+    """
+    # imported here, because it takes half a second and few runs use it
+    from torch.distributed.fsdp import fully_shard
+    for layer in policy.model.base_model.layers:
+        fully_shard(layer)
+    # What is outside the layers: embedding, last norm, head. True, because by default it would stay
+    # whole after a forward that has no backward.
+    fully_shard(policy, reshard_after_forward=True)
+
+
+def is_sharded(model):
+    """Whether shard_weights has divided this model's weights."""
+    return any(hasattr(parameter, 'full_tensor') for parameter in model.parameters())
+
+
+def whole(tensor):
+    """The whole of a tensor of which each rank may hold a part. All ranks must call it."""
+    return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor
+
+
+def local_part(tensor):
+    """This rank's part of a tensor that may be sharded, as a plain tensor that shares its memory."""
+    return tensor.to_local() if hasattr(tensor, 'to_local') else tensor
 
 
 def head_size(config):
@@ -523,43 +761,93 @@ def out_of_memory(error):
 
 # --- memory -------------------------------------------------------------------
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True,
-                shard_optimizer=True, bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
-                max_new_tokens=1):
+                shard='optimizer', bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
+                max_new_tokens=1, lora_rank=0):
     """Memory of a GPU by use, in GB (1e9 bytes), as a dict. 'peak' is the sum at the worst moment.
 
     A step has two phases, rollout and update, and the peak is that of the larger one. There is a
     rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
-    `max_new_tokens`. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
-    the allocator loses to fragments.
+    `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs. Left out: the CUDA context and
+    the libraries' workspaces, about 1 GB, and what the allocator loses to fragments.
     """
     with torch.device('meta'):
         model = AutoModelForCausalLM.from_config(config)
-    n = sum(p.numel() for p in model.parameters())
-    embedding = config.vocab_size * config.hidden_size
+    sizes = model_sizes(model)
     compute_bytes = 2 if bf16 else 4  # of a number in a matrix product
-    shards = world_size if shard_optimizer else 1
+    sharded = shard == 'all' and world_size > 1
 
-    # held in both phases; Adam has two fp32 moments of each parameter
-    always = {'weights (fp32)': 4 * n, f'Adam moments / {shards}': 8 * n / shards}
-    if reference:
-        # frozen_copy casts every weight but the embedding
-        always['reference'] = compute_bytes * n + (4 - compute_bytes) * embedding
+    # held in both phases: weights, Adam's two fp32 moments of each that is trained, a reference
+    always = {}
+    if lora_rank:
+        trained = lora_rank * sizes.lora_width
+        always['frozen weights'] = frozen_bytes(sizes, compute_bytes)
+        always['adapters (fp32)'] = 4 * trained
+        # its reference is the policy with the adapter off, and takes no memory
+    else:
+        trained = sizes.weights
+        weight_shards = world_size if sharded else 1
+        of_shards = f' / {weight_shards}' if sharded else ''
+        always['weights (fp32)' + of_shards] = 4 * sizes.weights / weight_shards
+        if reference:
+            always['reference' + of_shards] = frozen_bytes(sizes, compute_bytes) / weight_shards
+    adam_shards = 1 if shard == 'none' else world_size
+    always[f'Adam moments / {adam_shards}'] = 8 * trained / adam_shards
+
     rollout = {}
     if kv_cache_gb:
-        rollout = rollout_bytes(config, n, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens)
-    update = update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing)
+        rollout = rollout_bytes(
+            config, sizes, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens, sharded)
+    update = update_bytes(config, sizes, bf16, micro_batch_tokens, activation_checkpointing)
+    if lora_rank:
+        # the head is frozen
+        update['logits chunk and head gradient'] -= sizes.embedding * (6 if bf16 else 4)
+        # the largest matrix while it is merged: in fp32 W, the sum, its gradient; bf16 copies of two
+        update['a merged matrix'] = sizes.largest * (16 if bf16 else 12)
+    if sharded:
+        # two layers are whole at a time; one has its gradient, and this once more to be averaged
+        layer_bytes = (2 + 1 + 1) * 4 * sizes.layer
+        # so has what is outside the layers (the head's gradient is counted above)
+        outside = sizes.weights - config.num_hidden_layers * sizes.layer
+        update['whole layers, embedding, head'] = layer_bytes + 12 * outside - 4 * sizes.embedding
 
-    # DDP keeps gradients in buckets that stay. On one GPU they are freed after each update.
-    phase_of_gradients = always if world_size > 1 else update
-    phase_of_gradients['gradients (fp32)'] = 4 * n
+    # DDP keeps gradients in buckets that stay. Else they are freed after each update.
+    keeps_gradients = world_size > 1 and not sharded
+    phase_of_gradients = always if keeps_gradients else update
+    phase_of_gradients['gradients (fp32)'] = 4 * trained / (world_size if sharded else 1)
 
     plan = {**always, **rollout, **update}
     plan['peak'] = sum(always.values()) + max(sum(rollout.values()), sum(update.values()))
     return {key: size / 1e9 for key, size in plan.items() if size}
 
 
-def rollout_bytes(config, n, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens):
-    """Memory of a rollout by use, in bytes, for a model with `n` parameters."""
+class Sizes(NamedTuple):
+    """Sizes of a model, in numbers."""
+    weights: int  # of the whole model
+    embedding: int  # of the embedding, and of the head too
+    layer: float  # of a layer, on average
+    largest: int  # of the largest linear layer of the decoder
+    lora_width: int  # inputs and outputs of all these: a LoRA has rank times as many numbers
+
+
+def model_sizes(model):
+    """The Sizes of a model, which may be on the meta device."""
+    layers = model.base_model.layers
+    linears = [module for module in layers.modules() if isinstance(module, nn.Linear)]
+    return Sizes(
+        weights=sum(p.numel() for p in model.parameters()),
+        embedding=model.get_input_embeddings().weight.numel(),
+        layer=sum(p.numel() for p in layers.parameters()) / len(layers),
+        largest=max(linear.weight.numel() for linear in linears),
+        lora_width=sum(linear.in_features + linear.out_features for linear in linears))
+
+
+def frozen_bytes(sizes, compute_bytes):
+    """Bytes of weights of which every matrix but the embedding is in the compute dtype."""
+    return compute_bytes * sizes.weights + (4 - compute_bytes) * sizes.embedding
+
+
+def rollout_bytes(config, sizes, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens, sharded):
+    """Memory of a rollout by use, in bytes, for a model of these Sizes."""
     kv_width = head_size(config) * 2 * config.num_key_value_heads
     token_bytes = config.num_hidden_layers * kv_width * compute_bytes
     cache_bytes = kv_cache_gb * 1e9
@@ -568,17 +856,20 @@ def rollout_bytes(config, n, compute_bytes, kv_cache_gb, rollout_rows, max_new_t
     # for each token of the vocabulary: logit, fp32 log-prob, fp32 probability, fp64 sum. All of
     # them stay in the memory pool of the CUDA graphs.
     sampling_bytes = compute_bytes + 4 + 4 + 8
+    copy_bytes = compute_bytes * sizes.weights
+    if sharded:
+        # a whole fp32 embedding, which is otherwise the model's own
+        copy_bytes += 4 * sizes.embedding
     return {
-        'decode copy': compute_bytes * n,
+        'decode copy': copy_bytes,
         'KV cache': cache_bytes,
         'sampling': rows * config.vocab_size * sampling_bytes}
 
 
-def update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing):
-    """Memory of an update by use but for gradients, in bytes, for a model with `n` parameters."""
+def update_bytes(config, sizes, bf16, micro_batch_tokens, activation_checkpointing):
+    """Memory of an update by use but for gradients, in bytes, for a model of these Sizes."""
     hidden = config.hidden_size
     layers = config.num_hidden_layers
-    embedding = config.vocab_size * hidden
     compute_bytes = 2 if bf16 else 4
     cast_bytes = 2 if bf16 else 0  # of a number's bf16 copy beside the fp32 one
 
@@ -592,17 +883,16 @@ def update_bytes(config, n, bf16, micro_batch_tokens, activation_checkpointing):
     if activation_checkpointing:
         # Each layer keeps its fp32 input. One layer at a time is computed again, with its casts.
         activations = layers * hidden * 4 + 2 * layer_activations
-        layer_weights = (n - embedding) / layers  # a little too many where the head is not tied
-        cast_weights = layer_weights + embedding
+        cast_weights = sizes.layer + sizes.embedding
     else:
         # Autograd keeps the bf16 cast of every linear layer's weight for backward.
         activations = layers * layer_activations
-        cast_weights = n
+        cast_weights = sizes.weights
 
     # TokenLogprobs holds a chunk's logits and softmax in fp32, and one of them in bf16 too,
     chunk = LOGITS_PER_CHUNK * (8 + cast_bytes)
     # and the head's gradient in fp32, with a chunk's share of it in bf16.
-    head_gradient = embedding * (4 + cast_bytes)
+    head_gradient = sizes.embedding * (4 + cast_bytes)
     return {
         'autocast casts (bf16)': cast_bytes * cast_weights,
         'activations': micro_batch_tokens * activations,
@@ -833,8 +1123,7 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
         v = v[0].transpose(0, 1)
         if kv_slots is not None:
             kv_slots.write(module.layer_idx, k, v)
-        packed = packed_varlen if varlen_works(q, k) else packed_sdpa
-        output = packed(q, k, v, documents, scaling)  # (T, heads, head size)
+        output = packed_attention(q, k, v, documents, scaling)  # (T, heads, head size)
         return output[None], None
 
     if kv_slots is None:
@@ -848,6 +1137,12 @@ def attention(module, q, k, v, mask, scaling=None, documents=None, kv_slots=None
 
 # transformers knows no mask function of this name, so it builds no mask.
 AttentionInterface.register('nanopost', attention)
+
+
+def packed_attention(q, k, v, documents, scaling):
+    """Causal attention inside each document, see packed_sdpa, by the fastest kernel that works."""
+    packed = packed_varlen if varlen_works(q, k) else packed_sdpa
+    return packed(q, k, v, documents, scaling)
 
 
 def packed_sdpa(q, k, v, documents, scaling):
@@ -1078,8 +1373,10 @@ class TokenLogprobs(torch.autograd.Function):
         z_buffer = torch.empty(min(n_tokens, chunk), vocab_size, device=hidden.device)
         W = weight.to(ctx.dtype)  # (V, hidden)
         grad_hidden = torch.zeros_like(hidden)
-        # The sum over chunks is kept in fp32: a bf16 sum of hundreds of chunks drifts.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = None  # a frozen head has no gradient
+        if ctx.needs_input_grad[1]:
+            # The sum over chunks is kept in fp32: a bf16 sum of hundreds of chunks drifts.
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32)
 
         for start in range(0, n_tokens, chunk):
             part = slice(start, start + chunk)
@@ -1103,7 +1400,9 @@ class TokenLogprobs(torch.autograd.Function):
                 scale = -grad_logprobs[part, None] / ctx.temperature  # (n, 1)
                 add_gradients(grad_hidden[part], grad_weight, direction, scale, h, W)
 
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None
 
 
 def tokens_per_chunk(vocab_size):
@@ -1130,10 +1429,13 @@ def logits_into(buffer, h, W, temperature):
 def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
     """Add one chunk's gradients to grad_hidden (n, hidden) and grad_weight (V, hidden), in place.
 
-    direction (n, V) times scale (n, 1) is the gradient with respect to h W^T. Both products apply
-    the scale to their factor with few columns, (n, hidden).
+    grad_weight is None where the head is frozen. direction (n, V) times scale (n, 1) is the
+    gradient with respect to h W^T. Both products apply the scale to their factor with few columns,
+    (n, hidden).
     """
     grad_hidden.add_((direction @ W * scale).to(grad_hidden.dtype))
+    if grad_weight is None:
+        return
     scaled_h = (h * scale).to(W.dtype)  # (n, hidden)
     if W.dtype == torch.float32:
         grad_weight.addmm_(direction.T, scaled_h)

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from configurator import UserError
 from data import random_stream
 from decoder import Decoder, KVCache, StepGraphs, callers_autocast, decoder_of
-from model import Documents, varlen_works
+from model import Documents, is_sharded, varlen_works
 
 PREFILL_TOKENS = 16384  # prompt tokens in one prefill forward
 
@@ -61,8 +61,11 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     Returns for each prompt a list of `group_size` dicts: ids (a list, the stop token included),
     logprobs (fp32, at `temperature`, or at 1 if it is 0), stopped (False: cut at max_new_tokens).
     Raises UserError if a prompt with its completion does not fit the model or the KV cache.
+    Where the weights are sharded, all ranks must call it, those without prompts too.
     """
     if not prompts:
+        if is_sharded(model):
+            decoder_of(model, compute_dtype(model), 1)  # the other ranks need this one's parts
         return []
     if temperature and len(seeds or []) != len(prompts):
         raise ValueError('sampling needs one seed a prompt')
@@ -90,7 +93,7 @@ def generate(model, prompts, group_size, max_new_tokens, temperature, stop_ids, 
     bar = Progress(n_requests, progress, 'completion')
     decode_steps = 0
     while state.waiting or state.used:
-        refill(model, state)
+        refill(model, decode, state)
         for _ in range(steps_per_look):
             # Each slot gets one token at most, so this bound needs no look at the GPU. Only SDPA's
             # mask depends on it: in a step recorded as a CUDA graph it stays as it was, and does no
@@ -250,14 +253,14 @@ def new_state(prompts, group_size, temperature, stop_ids, uniform, cache):
 # -----------------------------------------------------------------------------
 # refill: waiting requests enter free slots
 
-def refill(model, state):
+def refill(model, decode, state):
     """Prefill waiting requests until none waits or too few slots are free."""
     # A prefill halts the slots in use, so it waits until at least an eighth of all slots is free.
     enough = max(1, state.cache.slots // 8)
     # Several prefills may be needed, since each takes up to PREFILL_TOKENS prompt tokens.
     while state.waiting and state.cache.slots - state.used >= enough:
         packed = pack_prompts(state)
-        prefill(model, state, packed)
+        prefill(model, decode, state, packed)
 
 
 @dataclass
@@ -333,8 +336,8 @@ def pack_prompts(state):
     return packed
 
 
-def prefill(model, state, packed):
-    """Run the model's own forward on the packed prompts and sample each request's first token."""
+def prefill(model, decode, state, packed):
+    """Compute the packed prompts and sample each request's first token."""
     device = model.device
     documents = Documents(packed.lengths, device)  # prompts in one packed row do not see each other
     last = torch.tensor(packed.last, device=device)  # (new slots,)
@@ -343,16 +346,21 @@ def prefill(model, state, packed):
         torch.tensor(packed.positions, device=device),
         torch.tensor(packed.source, device=device))
 
-    # transformers passes kv_slots and documents on to attention in model.py, which fills the KV
-    # cache. Autocast's cache is off: it would keep a bf16 copy of each weight beside the decoder's.
-    with callers_autocast(device, keep_casts=False):
-        output = model.base_model(
-            input_ids=torch.tensor([packed.ids], device=device),
-            position_ids=documents.position_ids[None],
-            use_cache=False, kv_slots=state.cache, documents=documents)
-        hidden = output.last_hidden_state[0]  # (prompt tokens, hidden)
-        # The last token of a prompt predicts the first token of its completions.
-        logits = model.get_output_embeddings()(hidden[last])  # (new slots, V)
+    ids = torch.tensor(packed.ids, device=device)
+    # The last token of a prompt predicts the first token of its completions: logits (new slots, V).
+    if is_sharded(model):
+        # Each forward of the model would need all ranks, and they prefill at different times.
+        logits = decode(ids, documents.position_ids, state.cache, documents, last)
+    else:
+        # transformers passes kv_slots and documents on to attention in model.py, which fills the KV
+        # cache. Autocast's cache is off: it would keep a bf16 copy of each weight beside the
+        # decoder's.
+        with callers_autocast(device, keep_casts=False):
+            output = model.base_model(
+                input_ids=ids[None], position_ids=documents.position_ids[None],
+                use_cache=False, kv_slots=state.cache, documents=documents)
+            hidden = output.last_hidden_state[0]  # (prompt tokens, hidden)
+            logits = model.get_output_embeddings()(hidden[last])
 
     # The new slots follow the slots in use.
     first_slot = state.used

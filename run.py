@@ -4,6 +4,8 @@ Plain functions and one small class, in the order in which a script calls them:
 
     start_run          which rank this process is, its device, its process group, its checkpoint
     gather             one value from every rank
+    parallel           the policy as the loss calls it: DDP, or its weights sharded
+    equal_numbers      as many micro-batches on every rank as sharded weights need
     restore            puts a checkpoint back into policy, optimizer and row order
     Log                log.jsonl, wandb, the console and the progress bar
     catch_stop         SIGTERM and Ctrl-C end a run after its step, with a checkpoint
@@ -26,10 +28,13 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import RANK, UserError
 from data import random_stream
+from decoder import decoder_of
+from model import is_sharded, local_part, shard_weights
 
 
 # --- ranks and device ---------------------------------------------------------
@@ -106,28 +111,96 @@ def sum_over_ranks(statistics):
     return {name: sum(one[name] for one in everyones) for name in statistics}
 
 
+# --- several ranks ------------------------------------------------------------
+def parallel(policy, shard, run, kl_reference=None):
+    """The policy as the loss calls it. With several ranks its backward averages their gradients.
+
+    It is the policy itself on one rank, and where shard='all' has divided its weights among the
+    ranks (FSDP2), those of the KL reference too. Else it is the policy in DDP. `run` is the Run.
+    """
+    if run.world_size == 1:
+        return policy
+    if shard != 'all':
+        return DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+    # whether a decode copy computes what the model does is tried while its weights are whole
+    policy.eval()
+    with torch.no_grad(), run.autocast:
+        decoder_of(policy.model, run.compute_dtype, 1)
+    policy.train()
+    shard_weights(policy)
+    if kl_reference is not None:
+        shard_weights(kl_reference)
+    return policy
+
+
+def equal_numbers(plan, shard):
+    """A rank's list of micro-batches, each a list of rows, with empty ones ([]) added.
+
+    A rank without rows gets one: it must still take part when gradients are averaged. With sharded
+    weights every forward needs all ranks, so that all get as many as the rank with the most.
+    """
+    most = max(gather(len(plan))) if shard == 'all' else 1
+    return plan + [[]] * (most - len(plan))
+
+
 # --- resume -------------------------------------------------------------------
 def restore(saved, policy, optimizer, order):
-    """Puts a checkpoint back; returns (step, samples, tokens), all 0 where `saved` is None."""
+    """Puts a checkpoint back; returns (step, samples, tokens), all 0 where `saved` is None.
+
+    Raises UserError if the frozen weights under a LoRA are not those of the checkpoint.
+    """
     if saved is None:
         return 0, 0, 0
-    # every rank holds all weights
     shared = saved['shared']
-    policy.load_state_dict(shared['weights'])
+    if shared['base_hash'] != base_hash(policy):
+        raise UserError(f'resume=True, but the frozen weights of {shared["model"]} are not those that '
+                        'the run started from: put the model back (and dtype, if that changed)')
+
+    # sharded weights are in each rank's own file, whole ones in the shared file
+    weights = saved['own']['weights'] or shared['weights']
+    for name, parameter in trained_parameters(policy):
+        local_part(parameter.detach()).copy_(weights[name])
 
     # Adam's moments are the checkpoint's; its options (weight_decay, betas) are today's settings
     local = local_optimizer(optimizer)
     options = local.state_dict()['param_groups']
-    local.load_state_dict({**saved['optimizer'], 'param_groups': options})
+    parameters = [p for group in local.param_groups for p in group['params']]
+    moments = {}
+    for number, of_parameter in saved['own']['optimizer']['state'].items():
+        moments[number] = {key: sharded_like(parameters[number], value)
+                           for key, value in of_parameter.items()}
+    local.load_state_dict({'state': moments, 'param_groups': options})
 
     # the next rows are those that the run would have taken
     order.position = shared['position']
     return shared['step'], shared['samples'], shared['tokens']
 
 
+def trained_parameters(policy):
+    """(name, parameter) of all weights that training changes: of a LoRA the adapters alone."""
+    return [(name, p) for name, p in policy.named_parameters() if p.requires_grad]
+
+
+def base_hash(policy):
+    """Hash of the frozen weights of a policy with LoRA; None without LoRA."""
+    return getattr(policy.model, 'base_hash', None)
+
+
 def local_optimizer(optimizer):
     """The optimizer of this rank: a ZeroRedundancyOptimizer wraps one that holds its share."""
     return getattr(optimizer, 'optim', optimizer)
+
+
+def sharded_like(parameter, value):
+    """A moment as the optimizer keeps it: of a sharded parameter, a tensor with the same shards.
+
+    `value` is this rank's part of the moment, or a number of steps, which stays as it is.
+    """
+    if not hasattr(parameter, 'to_local') or value.shape != parameter.to_local().shape:
+        return value
+    from torch.distributed.tensor import DTensor
+    return DTensor.from_local(value.to(parameter.device), parameter.device_mesh, parameter.placements,
+                              run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
 # --- log ----------------------------------------------------------------------
@@ -262,33 +335,42 @@ def finish(out_dir, stop):
 
 
 # --- checkpoint ---------------------------------------------------------------
+# Settings that a resumed run cannot change: they say what the saved tensors mean. Another seed would
+# deal out other rows, and draw another start model to take the KL to.
+FIXED = ('model', 'rope_theta', 'max_position_embeddings', 'lora_rank', 'lora_alpha', 'shard', 'seed',
+         'template_date')
+
+
 def save_checkpoint(config, policy, optimizer, order, log, **counters):
     """Writes out_dir/state: all that --resume=True needs. `counters` are step, samples, tokens."""
+    weights = {name: local_part(p.detach()) for name, p in trained_parameters(policy)}
+    sharded = is_sharded(policy.model)
     shared = {
-        'weights': policy.state_dict(),
+        # every rank holds all weights, or each its part, which it writes to its own file
+        'weights': None if sharded else weights,
+        'base_hash': base_hash(policy),
         'position': order.position,
         'world_size': dist.get_world_size() if dist.is_initialized() else 1,
         'wandb_id': log.wandb_id,
         'log_bytes': os.path.getsize(log.path) if RANK == 0 else 0,
         # settings that a resumed run cannot change
-        'model': config['model'],
-        'shard_optimizer': config['shard_optimizer'],
-        'seed': config['seed'],
-        'template_date': config['template_date'],
+        **{key: config[key] for key in FIXED},
         **counters}
-    # Adam's moments: with ZeRO each rank has its share, and writes it to its own file
-    of_rank = local_optimizer(optimizer).state_dict()
-    save_state(config['out_dir'], RANK, of_rank, shared, barrier=lambda: gather(None))
+    # Adam's moments: with ZeRO or sharded weights each rank has its share
+    optimizer_state = local_optimizer(optimizer).state_dict()
+    moments = {number: {key: local_part(value) for key, value in of_parameter.items()}
+               for number, of_parameter in optimizer_state['state'].items()}
+    own = {
+        'weights': weights if sharded else None,
+        'optimizer': {**optimizer_state, 'state': moments}}
+    save_state(config['out_dir'], RANK, own, shared, barrier=lambda: gather(None))
 
 
 def load_checkpoint(config, world_size):
-    """{'shared': what save_checkpoint saved, 'optimizer': this rank's share}. Raises UserError."""
-    # another seed would deal out other rows, and draw another start model to take the KL to
-    shared, of_rank = load_state(
-        config['out_dir'], RANK, world_size, model=config['model'],
-        shard_optimizer=config['shard_optimizer'], seed=config['seed'],
-        template_date=config['template_date'])
-    return {'shared': shared, 'optimizer': of_rank}
+    """{'shared': what all ranks saved, 'own': what this rank saved alone}. Raises UserError."""
+    settings = {key: config[key] for key in FIXED}
+    shared, own = load_state(config['out_dir'], RANK, world_size, **settings)
+    return {'shared': shared, 'own': own}
 
 
 def save_state(out_dir, rank, of_rank, shared, barrier):

@@ -27,6 +27,8 @@ from configurator import UserError, at_least, check_out_dir, configure
 model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>' (model.py)
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
+rope_theta = 0.0  # base of the rotary embeddings' frequencies; 0: the model's own
+max_position_embeddings = 0  # longest sequence, tokens; 0: the model's own
 data = 'search:base'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_data = 'search:test'  # held-out rows for eval/loss; '' for none
 eval_prompts = 'search:test'  # rows with a checkable truth for eval/pass@1; '' for none
@@ -43,6 +45,9 @@ max_length = 1024  # tokens; longer rows go the way of `overlong`
 overlong = 'drop'  # 'drop' or 'cut' (no end of turn is invented)
 max_steps = 500  # optimizer steps; 0: as many as `epochs` makes
 epochs = 1.0  # passes over the data when max_steps is 0
+# what is trained
+lora_rank = 0  # rank of the update of each linear layer (LoRA), other weights are frozen; 0: all weights
+lora_alpha = 32.0  # with LoRA: the update is multiplied by lora_alpha / lora_rank
 # optimizer
 learning_rate = 1e-3  # peak
 min_learning_rate = 0.0  # at the last step of cosine and linear
@@ -66,7 +71,7 @@ device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
 dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
-shard_optimizer = True  # Adam's moments over the ranks (ZeRO stage 1), when there are several
+shard = 'optimizer'  # over the ranks: 'none', 'optimizer' (Adam's moments), 'all' (weights too: FSDP2)
 kv_cache_gb = 4.0  # GB for generation's KV cache, per GPU
 config = configure(globals(), max_steps=at_least(0))
 check_out_dir(out_dir, resume, overwrite)
@@ -75,20 +80,22 @@ check_out_dir(out_dir, resume, overwrite)
 # after the settings, because they take seconds: a mistake in a flag is answered at once
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import Order, collate, completion_text, format_report, load_tokenizer, pack
 from data import rl_prompts, sft_examples, show_mask, split_by_work, stop_ids
-from model import Policy, check_token_ids, load_model, memory_plan, save_model
+from model import Policy, add_lora, check_token_ids, load_model, memory_plan, save_model
+from model import whole
 from rollout import generate
 from rows import levels, read_rows
-from run import Log, catch_stop, finish, gather, restore, save_checkpoint, start_run
+from run import Log, catch_stop, equal_numbers, finish, gather, parallel, restore
+from run import save_checkpoint, start_run
 from verify import verify_all
 
 # --- run set-up ---------------------------------------------------------------
 # from here on `device` is this rank's own ('cpu' or 'cuda:N'), whatever the setting
-rank, world_size, device, compute_dtype, autocast, saved = start_run(config)
+run = start_run(config)
+rank, world_size, device, compute_dtype, autocast, saved = run
 
 # --- data ---------------------------------------------------------------------
 # rows of any shape become token ids and a mask of what is trained; `order` deals them out: shuffled
@@ -127,8 +134,12 @@ if rank == 0:
     print(show_mask(examples[0], tokenizer))
 
 # --- model --------------------------------------------------------------------
-policy = Policy(load_model(model, device))
+policy = Policy(load_model(
+    model, device, rope_theta=rope_theta, max_position_embeddings=max_position_embeddings))
 check_token_ids(policy.model, tokenizer, examples + eval_examples + eval_rows)
+if lora_rank:
+    # the weights are frozen; what is trained is a low-rank update of each linear layer
+    add_lora(policy.model, lora_rank, lora_alpha, compute_dtype)
 if activation_checkpointing:
     # backward computes a layer's activations again: less memory, about a third more time
     policy.model.gradient_checkpointing_enable(
@@ -139,26 +150,26 @@ if compile:
         layer.compile(dynamic=True)
 
 # the policy as the loss calls it: with several ranks its backward averages their gradients
-ddp = policy
-if world_size > 1:
-    ddp = DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
+ddp = parallel(policy, shard, run)
 
 # what will hold the memory, printed before it is taken
 if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
-        shard_optimizer, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
-        rollout_rows=math.ceil(eval_samples * len(eval_rows) / world_size), max_new_tokens=max_new_tokens)
+        shard, compute_dtype == torch.bfloat16, kv_cache_gb=kv_cache_gb,
+        rollout_rows=math.ceil(eval_samples * len(eval_rows) / world_size),
+        max_new_tokens=max_new_tokens, lora_rank=lora_rank)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 
 # --- optimizer, schedule ------------------------------------------------------
 # weight decay is for matrices; norms and biases are vectors
-matrices = [p for p in policy.parameters() if p.dim() >= 2]
-vectors = [p for p in policy.parameters() if p.dim() < 2]
+trained = [p for p in policy.parameters() if p.requires_grad]
+matrices = [p for p in trained if p.dim() >= 2]
+vectors = [p for p in trained if p.dim() < 2]
 parameter_groups = [{'params': matrices, 'weight_decay': weight_decay},
                     {'params': vectors, 'weight_decay': 0.0}]
 adam = dict(lr=learning_rate, betas=(beta1, beta2), fused=True)
-if world_size > 1 and shard_optimizer:
+if world_size > 1 and shard == 'optimizer':
     # each rank holds the moments of its share of the parameters (ZeRO stage 1)
     optimizer = ZeroRedundancyOptimizer(parameter_groups, torch.optim.AdamW, **adam)
 else:
@@ -260,14 +271,14 @@ def micro_batches_of(batch):
     """This rank's micro-batches of a step's examples."""
     # every rank makes the same plan: shares of near-equal tokens
     shares = split_by_work([len(example['ids']) for example in batch], world_size)
-    # a rank without rows gets one empty micro-batch: it must still take part in the all-reduce
-    return pack_examples([batch[i] for i in shares[rank]]) or [to_device(collate([]))]
+    return pack_examples([batch[i] for i in shares[rank]])
 
 
 def pack_examples(examples):
     """Micro-batches on the device, none over micro_batch_tokens but for a longer example alone."""
+    plan = pack([len(example['ids']) for example in examples], micro_batch_tokens)
     micro_batches = []
-    for members in pack([len(example['ids']) for example in examples], micro_batch_tokens):
+    for members in equal_numbers(plan, shard):
         documents = [(examples[i]['ids'], examples[i]['mask']) for i in members]
         micro_batches.append(to_device(collate(documents)))
     return micro_batches
@@ -292,14 +303,15 @@ def accumulate_gradients(micro_batches, supervised_tokens):
     """
     total = torch.zeros((), device=device)
     for i, micro in enumerate(micro_batches):
-        # DDP averages gradients over the ranks in the backward pass of the last micro-batch alone
+        # DDP averages gradients over the ranks in the last backward alone; sharded weights do it in
+        # every one, so that no rank ever holds the whole gradient
         is_last = i == len(micro_batches) - 1
-        averaging = nullcontext() if is_last or world_size == 1 else ddp.no_sync()
+        averaging = nullcontext() if is_last or ddp is policy else ddp.no_sync()
         with averaging:
             logprobs, _ = forward(ddp, micro)
             # the reference policy is the current one: 1/pi * grad pi = grad log pi, advantage 1
             loss = -logprobs.sum() / supervised_tokens
-            # DDP averages over the ranks, but the loss is a sum over their tokens
+            # gradients are averaged over the ranks, but the loss is a sum over their tokens
             (loss * world_size).backward()
         total += loss.detach()
     return total.item()
@@ -311,8 +323,9 @@ step, samples, tokens = restore(saved, policy, optimizer, order)
 skipped = 0  # updates in a row whose gradient was not finite
 if rank == 0:
     n_parameters = sum(p.numel() for p in policy.parameters())
-    print(f'{n_parameters:,} parameters, {world_size} x {device}, {max_steps} steps of '
-          f'{batch_size} sequences, {len(order)} rows an epoch')
+    n_trained = sum(p.numel() for p in trained)
+    print(f'{n_parameters:,} parameters, {n_trained:,} trained, {world_size} x {device}, '
+          f'{max_steps} steps of {batch_size} sequences, {len(order)} rows an epoch')
 log = Log(config, max_steps, saved)
 stop = catch_stop()
 
@@ -334,7 +347,7 @@ while True:
 
     # step; an update whose gradient is not finite is skipped, on all ranks alike
     max_norm = grad_clip if grad_clip > 0 else math.inf
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
+    grad_norm = whole(torch.nn.utils.clip_grad_norm_(trained, max_norm))
     for parameter_group in optimizer.param_groups:
         parameter_group['lr'] = learning_rate_at(step)
     if grad_norm.isfinite():
@@ -344,7 +357,7 @@ while True:
     else:
         skipped += 1
     # DDP's gradients live in its buckets: freed, they would be allocated again beside them
-    optimizer.zero_grad(set_to_none=world_size == 1)
+    optimizer.zero_grad(set_to_none=ddp is policy)
     step += 1
     samples += batch_size
     tokens += step_tokens
@@ -372,8 +385,7 @@ while True:
     stop_requested = any(gather(stop.requested))
     if step >= max_steps or stop_requested or evaluation_due() or due(checkpoint_every):
         save_checkpoint(config, policy, optimizer, order, log, step=step, samples=samples, tokens=tokens)
-        if rank == 0:
-            save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
+        save_model(policy.model, tokenizer, out_dir, stops, compute_dtype)
         gather(None)  # the others wait until the model is written
     if stop_requested:
         break

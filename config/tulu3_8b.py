@@ -1,10 +1,11 @@
 # TULU 3 8B (arXiv 2411.15124) with its public model and data sets: sft.py, then dpo.py, then
-# grpo.py with TULU 3.1's settings. 8B does not fit 80 GB GPUs; config/tulu3_4b.py does.
+# grpo.py with TULU 3.1's settings. For 8 x 80 GB. Not run here.
 #
 #     torchrun --nproc-per-node 8 sft.py config/tulu3_8b.py
 model = {'sft': 'meta-llama/Llama-3.1-8B', 'dpo': 'out/tulu3_8b_sft', 'grpo': 'out/tulu3_8b_dpo'}.get(script)
 chat_template = 'config/tulu3.jinja' if script == 'sft' else ''  # later it is in the checkpoint
 out_dir = f'out/tulu3_8b_{script}'
+shard = 'all'  # 8B does not fit otherwise
 activation_checkpointing = True
 micro_batch_tokens = 16384
 dtype = 'bfloat16'

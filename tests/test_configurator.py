@@ -298,6 +298,8 @@ RULES = {
     'loss_denominator': (['tokens', 'sequences', 'constant'], ['token', ''], 'tokens, sequences or constant'),
     'importance_cap': AT_LEAST_0_FLOAT, 'beta': AT_LEAST_0_FLOAT,
     'template_date': (['', '2025-02-28'], ['2025-02-29', 'today', '28.2.2025'], 'a day like 2024-07-26, or empty'),
+    'rope_theta': AT_LEAST_0_FLOAT, 'max_position_embeddings': AT_LEAST_0, 'lora_rank': AT_LEAST_0, 'lora_alpha': ABOVE_0,
+    'shard': (['none', 'optimizer', 'all'], ['full', ''], 'none, optimizer or all'),
     'without_demonstration': (['error', 'drop', 'rl'], ['sft', ''], 'error, drop or rl'),
     'gamma': ([-1.0, 0.25, 1.0], [-1.01, 1.01, math.nan], 'between -1 and 1'),
     'sft_coef': AT_LEAST_0_FLOAT, 'rl_coef': AT_LEAST_0_FLOAT,
@@ -402,6 +404,8 @@ PAIRS = [  # legal together; not legal together; a piece of the message
     ({'resume': False, 'overwrite': True}, {'resume': True}, 'resume = True, overwrite = True'),
     ({'label_smoothing': 0.1, 'loss_type': 'dpo'}, {'loss_type': 'ipo'}, "label_smoothing = 0.1, loss_type = 'ipo'"),
     ({'eval_samples': 2, 'eval_temperature': 1.0}, {'eval_temperature': 0.0}, 'eval_samples = 2, eval_temperature = 0.0'),
+    ({'lora_rank': 8, 'shard': 'optimizer'}, {'shard': 'all'}, "lora_rank = 8, shard = 'all'"),
+    ({'lora_rank': 0, 'shard': 'all'}, {'lora_rank': 8}, "lora_rank = 8, shard = 'all'"),
     ({'label_smoothing': 0.0, 'loss_type': 'ipo'}, {'label_smoothing': 0.1}, "label_smoothing = 0.1, loss_type = 'ipo'")]
 
 

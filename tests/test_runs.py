@@ -252,12 +252,12 @@ def test_options_of_the_optimizer_take_effect_on_resume(run, monkeypatch, tmp_pa
     # AdamW takes learning_rate * weight_decay of the weight, besides the step that both make
     assert torch.allclose(weight('same') - weight('changed'), 1e-3 * 0.5 * before, atol=1e-7)
     start('--max_steps=3', '--resume=True', '--beta1=0.5', '--beta2=0.9', out='changed')
-    options = torch.load(f'{tmp_path}/changed/state/rank0.pt')['param_groups'][0]
+    options = torch.load(f'{tmp_path}/changed/state/rank0.pt')['optimizer']['param_groups'][0]
     assert options['betas'] == (0.5, 0.9) and options['weight_decay'] == 0.0  # also back to what the flags no longer say
 
 
 @pytest.mark.parametrize('flag, words', [
-    ('--shard_optimizer=False', 'started with shard_optimizer=True, which cannot become shard_optimizer=False'),
+    ('--shard=none', 'started with shard=optimizer, which cannot become shard=none'),
     ('--model=random:tiny', 'started with model=tiny, which cannot become model=random:tiny'),
     ('--seed=7', 'started with seed=1337, which cannot become seed=7'),
     ('--overwrite=True', 'overwrite')])
@@ -273,8 +273,8 @@ def test_settings_that_a_resumed_run_cannot_change(monkeypatch, tmp_path, some_r
 def test_two_ranks_refuse_another_sharding_in_one_line(run, tmp_path, some_rows):
     flags = ['--batch_size=4', some_rows[0], '--eval_data=', '--eval_prompts=', f'--out_dir={tmp_path}/x']
     run('sft.py', *flags, '--max_steps=1', ranks=2)
-    done = run('sft.py', *flags, '--max_steps=2', '--resume=True', '--shard_optimizer=False', ranks=2, check=False)
-    assert done.returncode and done.stderr.count('error:') == 1 and 'cannot become shard_optimizer=False' in done.stderr
+    done = run('sft.py', *flags, '--max_steps=2', '--resume=True', '--shard=none', ranks=2, check=False)
+    assert done.returncode and done.stderr.count('error:') == 1 and 'cannot become shard=none' in done.stderr
 
 
 # --- nothing is lost -----------------------------------------------------------

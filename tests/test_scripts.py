@@ -85,7 +85,7 @@ def alike(one, several):
 
 
 @pytest.mark.parametrize('flags', [
-    [], ['--updates_per_rollout=2', '--beta=0.1', '--shard_optimizer=False'], ['--loss_denominator=sequences'],
+    [], ['--updates_per_rollout=2', '--beta=0.1', '--shard=none'], ['--loss_denominator=sequences'],
     ['--loss_denominator=constant', '--advantage_std=False', '--mask_truncated=True', '--resample_rounds=1']])
 def test_grpo_on_two_ranks_is_grpo_on_one(monkeypatch, run, rows, start_model, tmp_path, flags):
     """Invariants 3 and 4 with unequal shares (5 prompts on 2 ranks): same rollouts, loss, gradient and weights."""
