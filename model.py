@@ -135,14 +135,19 @@ def load_config(name, rope_theta=0.0, max_position_embeddings=0):
         config = shape_config(name.removeprefix('random:'))
     else:
         config = read_config(name)
+    override_positions(name, config, rope_theta, max_position_embeddings)
+    return config
+
+
+def override_positions(name, config, rope_theta, max_position_embeddings):
+    """Set the two in a configuration where they are not 0; UserError if it has no one rope_theta."""
     if max_position_embeddings:
         config.max_position_embeddings = max_position_embeddings
     if rope_theta:
-        if 'rope_theta' not in config.rope_parameters:
-            raise UserError(f'model {name}: rope_theta cannot be set, because its types of layers '
-                            'have rotary embeddings of their own')
+        if 'rope_theta' not in (config.rope_parameters or {}):
+            raise UserError(f'model {name}: rope_theta cannot be set, because the model has none, or '
+                            'one for each type of layer')
         config.rope_parameters['rope_theta'] = rope_theta
-    return config
 
 
 def read_config(name):
@@ -491,7 +496,11 @@ def is_sharded(model):
 
 def whole(tensor):
     """The whole of a tensor of which each rank may hold a part. All ranks must call it."""
-    return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor
+    if not hasattr(tensor, 'full_tensor'):
+        return tensor
+    # torch 2.11 cannot gather in inference mode, in which rollouts are made
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.full_tensor()
 
 
 def local_part(tensor):

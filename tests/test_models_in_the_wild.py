@@ -677,3 +677,31 @@ def test_levels_part_what_they_are_found_in():
         places = [i for level in levels(values) for i, value in enumerate(values)
                   if level_of(value) is not None and value == level]
         assert sorted(places) == [i for i, value in enumerate(values) if level_of(value) is not None]
+
+
+# --- a longer context ----------------------------------------------------------
+def test_rope_theta_and_positions_are_what_the_checkpoint_would_have(checkpoint, plain, tmp_path):
+    """The two knobs compute what a checkpoint with these settings computes, and are saved with the model."""
+    given = checkpoint(max_position_embeddings=600, rope_parameters={'rope_type': 'default', 'rope_theta': 40000.0})
+    expected = load_model(given)
+    model = load_model(str(plain), rope_theta=40000.0, max_position_embeddings=600)
+    assert load_model(str(plain)).config.max_position_embeddings == 512
+    ids = torch.arange(1, 551) % 60
+    index = torch.arange(1, 550)
+    scores, _ = model_module.Policy(model)(ids, [550], index)
+    assert torch.equal(scores, model_module.Policy(expected)(ids, [550], index)[0])
+    assert not torch.allclose(scores, model_module.Policy(load_model(str(plain)))(ids, [550], index)[0], atol=1e-3)
+    # more than the 512 positions of its own
+    generate(model, [ids[:540].tolist()], 1, 20, 0.0, [])
+    model_module.save_model(model, byte_tokenizer(), str(tmp_path / 'saved'), [2])
+    again = load_model(str(tmp_path / 'saved'))
+    assert again.config.max_position_embeddings == 600 and again.config.rope_parameters['rope_theta'] == 40000.0
+    assert torch.equal(scores, model_module.Policy(again)(ids, [550], index)[0])
+
+
+def test_rope_theta_of_each_type_of_layer_is_refused(checkpoint):
+    per_layer = {'full_attention': {'rope_type': 'default', 'rope_theta': 1e4}}
+    config = AutoConfig.from_pretrained(checkpoint())
+    config.rope_parameters = per_layer
+    with pytest.raises(UserError, match='rope_theta cannot be set'):
+        model_module.override_positions('a model', config, 4e4, 0)

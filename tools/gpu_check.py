@@ -36,7 +36,7 @@ OUT = os.environ.get('OUT', 'out/gpu_check')
 SMOKE = not (os.path.exists('/dev/nvidia0') or torch.cuda.is_available())
 DEVICE = 'cpu' if SMOKE else 'cuda'
 # shapes of model.py that the items use
-SMALL, MIDDLE, LARGE = ('tiny', 'tiny', 'tiny') if SMOKE else ('qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b')
+SMALL, MIDDLE, LARGE, HUGE = ('tiny',) * 4 if SMOKE else ('qwen3-0.6b', 'qwen3-1.7b', 'qwen3-4b', 'qwen3-8b')
 PEAK_FLOPS = 989e12  # an H100's or H200's dense bf16
 
 
@@ -467,7 +467,7 @@ def sft(shape, batch_size=64, warm_up=2, steps=3, with_profile=False, **knobs):
         names = script.names
         model = names['policy'].model
         plan = M.memory_plan(model.config, 1, names['micro_batch_tokens'], names['activation_checkpointing'],
-                             bf16=names['compute_dtype'] == torch.bfloat16)
+                             bf16=names['compute_dtype'] == torch.bfloat16, lora_rank=names['lora_rank'])
         mfu = tokens_s * flops_of_a_token(model, lengths) / PEAK_FLOPS
         note(f'sft {shape}', **knobs, tokens_s=tokens_s, mfu=mfu, first_step_s=first_step,
              loss=last['loss'], plan_gb=plan['peak'], **memory)
@@ -487,7 +487,7 @@ def flops_of_a_token(model, lengths):
 
 
 def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2, micro_batch_tokens=16384,
-         needs_gb=0):
+         lora_rank=0, needs_gb=0):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan.
 
     Skipped on a card with less than needs_gb GB.
@@ -506,7 +506,7 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
         script = space['script'](
             'grpo.py', prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
             max_prompt_tokens=2 * prompt, kv_cache_gb=kv_cache_gb, activation_checkpointing=True,
-            micro_batch_tokens=micro_batch_tokens)
+            micro_batch_tokens=micro_batch_tokens, lora_rank=lora_rank)
         names = script.names
         model = names['policy'].model
         space['stopping'](model)
@@ -523,11 +523,12 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
         plan = M.memory_plan(
             model.config, 1, micro_batch_tokens, activation_checkpointing=True,
             bf16=names['compute_dtype'] == torch.bfloat16, kv_cache_gb=kv_cache_gb, rollout_rows=completions,
-            max_new_tokens=new)
+            max_new_tokens=new, lora_rank=lora_rank)
         figures = {key: last[key] for key in (
             'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
-        note(f'grpo {shape}', s_step=seconds / steps, tokens_s=(last['tokens'] - tokens_before) / seconds,
-             **figures, plan_gb=plan['peak'], **memory_figures())
+        tokens_s = (last['tokens'] - tokens_before) / seconds
+        note(f'grpo {shape}', lora_rank=lora_rank, s_step=seconds / steps, tokens_s=tokens_s, **figures,
+             plan_gb=plan['peak'], **memory_figures())
     return run
 
 
@@ -566,6 +567,11 @@ ITEMS = [
     ('grpo4b', 90, grpo(LARGE, micro_batch_tokens=8192, needs_gb=100)),
     ('sft4bcompile', 120, sft(LARGE, batch_size=16, warm_up=8, steps=4, activation_checkpointing=True,
                               micro_batch_tokens=4096, compile=True)),
+    # two models that fit 80 GB with LoRA alone, by the plan; and one whose every weight is trained
+    ('grpo4blora', 90, grpo(LARGE, lora_rank=16)),
+    ('sft8blora', 90, sft(HUGE, batch_size=32, steps=2, activation_checkpointing=True,
+                          micro_batch_tokens=16384, lora_rank=16)),
+    ('grpo17', 60, grpo(MIDDLE)),
 ]
 NEEDS_A_FRESH_PROCESS = {'sft06compile', 'sft4bcompile'}  # Inductor's workers hang in a forked one
 

@@ -9,8 +9,10 @@ was stopped. The tables go to docs/lora.txt. A learning rate is chosen for each 
 rows that no table uses; then three other seeds run with it and are measured on the test rows. Peak
 memory is the largest resident set of the training process.
 """
+import datetime
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -41,6 +43,7 @@ class Experiment:
     test: str  # rows of the tables
     samples: int  # completions of each test row
     max_new_tokens: int
+    by_loss: bool = False  # choose by the loss on held-out demonstrations, not by pass@1
 
     def rates(self, rank):
         return self.full_rates if rank == 0 else self.lora_rates
@@ -58,9 +61,9 @@ SEARCH = [
 REAL = [
     Experiment(
         'SmolLM2-135M, SFT', 'sft.py', 'config/real.py', 'out/smollm2',
-        ('--max_steps=60', '--eval_data=', '--schedule=cosine'),
+        ('--max_steps=20', '--checkpoint_every=0'),
         (3e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3), 'out/lora/svamp_tune.jsonl',
-        'examples/svamp/test.jsonl', 4, 64)]
+        'examples/svamp/test.jsonl', 2, 64, by_loss=True)]
 
 
 @dataclass(frozen=True)
@@ -93,24 +96,38 @@ def execute(experiment, run):
     name = f'{run.experiment}_{run.rank}_{run.rate:g}_{run.seed}'
     folder = os.path.join(OUT, name.replace(', ', '_'))
     data = training_rows(experiment)
+    rows = experiment.tune if run.seed == TUNING_SEED else experiment.test
+    if experiment.by_loss:
+        data = [*data, f'--eval_data={rows}']
     _, peak = run_command(
         f'{folder}.txt', experiment.script, experiment.config, f'--model={experiment.start}', *data,
         *experiment.flags, f'--lora_rank={run.rank}', f'--learning_rate={run.rate}',
         f'--seed={run.seed}', '--eval_prompts=', '--overwrite=True', f'--out_dir={folder}')
-    rows = experiment.tune if run.seed == TUNING_SEED else experiment.test
-    run_command(
-        f'{folder}_test.txt', 'sample.py', f'--model={folder}', f'--data={rows}',
-        f'--n={experiment.samples}', f'--max_new_tokens={experiment.max_new_tokens}', '--show=0',
-        f'--out={folder}.jsonl', '--overwrite=True')
-    with open(f'{folder}.jsonl') as file:
-        rewards = [json.loads(line)['reward'] for line in file]
+    scores = {}
+    if experiment.by_loss:
+        with open(f'{folder}/log.jsonl') as file:
+            scores['loss'] = [json.loads(line) for line in file][-1]['eval/loss']
+    if not experiment.by_loss or run.seed != TUNING_SEED:
+        scores['pass@1'] = measure(experiment, folder, rows)
+    # a finished run is not resumed, and a checkpoint of a real model has 1.6 GB
+    shutil.rmtree(f'{folder}/state')
     with open(f'{folder}.txt') as file:
         printed = file.read()
     # '820,864 parameters, 55,296 trained, 1 x cpu, ...'
     (line,) = [line for line in printed.splitlines() if ' trained, ' in line]
     trained = int(line.split(', ')[1].split()[0].replace(',', ''))
-    return {**asdict(run), 'pass@1': statistics.mean(rewards), 'trained': trained, 'peak_gb': peak,
-            'minutes': (time.time() - begin) / 60}
+    return {**asdict(run), **scores, 'trained': trained, 'peak_gb': peak,
+            'minutes': (time.time() - begin) / 60, 'made': f'{datetime.date.today()}, {processor()}'}
+
+
+def measure(experiment, folder, rows):
+    """pass@1 of the model in `folder` on `rows`."""
+    run_command(
+        f'{folder}_test.txt', 'sample.py', f'--model={folder}', f'--data={rows}',
+        f'--n={experiment.samples}', f'--max_new_tokens={experiment.max_new_tokens}', '--show=0',
+        f'--out={folder}.jsonl', '--overwrite=True')
+    with open(f'{folder}.jsonl') as file:
+        return statistics.mean(json.loads(line)['reward'] for line in file)
 
 
 def training_rows(experiment):
@@ -145,40 +162,71 @@ def run_these(experiment, runs, pool):
         with open(KEPT, 'a') as file:
             file.write(json.dumps(record) + '\n')
         print(f'{run.experiment}, rank {run.rank}, learning rate {run.rate:g}, seed {run.seed}: '
-              f'{record["pass@1"]:.3f}, {record["minutes"]:.1f} minutes', flush=True)
+              f'{score_of(experiment, record):.3f}, {record["minutes"]:.1f} minutes', flush=True)
     kept = read_kept()
     list(pool.map(make, [run for run in runs if run not in kept]))
 
 
+def score_of(experiment, record):
+    """What a learning rate is chosen by: the loss, else pass@1."""
+    return record['loss' if experiment.by_loss else 'pass@1']
+
+
 def best_rate(experiment, rank, kept):
-    """The learning rate with the best pass@1 on the rows for tuning; of equals the smallest."""
-    scores = {rate: kept[Run(experiment.name, rank, rate, TUNING_SEED)]['pass@1']
+    """The learning rate with the best score on the rows for tuning; of equals the smallest."""
+    scores = {rate: score_of(experiment, kept[Run(experiment.name, rank, rate, TUNING_SEED)])
               for rate in experiment.rates(rank)}
-    return max(sorted(scores), key=scores.get)
+    best = min if experiment.by_loss else max
+    return best(sorted(scores), key=scores.get)
 
 
 def table(experiment, kept):
-    """The lines of an experiment's table."""
-    lines = [f'## {experiment.name}', '',
-             '| rank | trained numbers | learning rate, of | pass@1 | each seed | peak memory, GB |',
-             '|---|---|---|---|---|---|']
+    """The lines of an experiment's table, with the ranks that have all their runs."""
+    lines = []
+    made = set()
     for rank in RANKS:
         tuning = [Run(experiment.name, rank, rate, TUNING_SEED) for rate in experiment.rates(rank)]
         if not all(run in kept for run in tuning):
             continue
         rate = best_rate(experiment, rank, kept)
-        records = [kept[run] for seed in SEEDS
-                   if (run := Run(experiment.name, rank, rate, seed)) in kept]
-        if len(records) < 2:
+        runs = [Run(experiment.name, rank, rate, seed) for seed in SEEDS]
+        if not all(run in kept for run in runs):
             continue
+        records = [kept[run] for run in runs]
+        made |= {record['made'] for record in records}
+
         scores = [record['pass@1'] for record in records]
-        tried = ', '.join(f'{run.rate:g}: {kept[run]["pass@1"]:.3f}' for run in tuning)
-        peak = max(record['peak_gb'] for record in records)
-        lines.append(
-            f'| {rank or "all weights"} | {records[0]["trained"]:,} | {rate:g} ({tried}) '
-            f'| {statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f} '
-            f'| {", ".join(f"{score:.3f}" for score in scores)} | {peak:.2f} |')
-    return [*lines, '']
+        cells = [f'{rank or "all weights"}', f'{records[0]["trained"]:,}', f'{rate:g}']
+        if experiment.by_loss:
+            cells.append(mean_and_spread([record['loss'] for record in records]))
+        cells += [
+            mean_and_spread(scores),
+            ', '.join(f'{score:.3f}' for score in scores),
+            ', '.join(f'{run.rate:g}: {score_of(experiment, kept[run]):.3f}' for run in tuning),
+            f'{max(record["peak_gb"] for record in records):.2f}']
+        lines.append(f'| {" | ".join(cells)} |')
+
+    if not lines:
+        return []
+    names = ['rank', 'trained numbers', 'learning rate']
+    names += ['loss'] if experiment.by_loss else []
+    names += ['pass@1', 'each seed']
+    names += ['loss by learning rate' if experiment.by_loss else 'pass@1 by learning rate']
+    names += ['peak memory, GB']
+    return [f'## {experiment.name} ({"; ".join(sorted(made))})', '',
+            f'| {" | ".join(names)} |', '|---' * len(names) + '|', *lines, '']
+
+
+def report(kept):
+    """All tables, as docs/lora.txt has them."""
+    lines = ['python -m tools.lora; python -m tools.lora real', '']
+    for experiment in SEARCH + REAL:
+        lines += table(experiment, kept)
+    return '\n'.join(lines)
+
+
+def mean_and_spread(scores):
+    return f'{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}'
 
 
 def main(arguments):
@@ -197,11 +245,7 @@ def main(arguments):
                 runs = [Run(experiment.name, rank, best_rate(experiment, rank, kept), seed)
                         for seed in SEEDS for rank in RANKS]
                 run_these(experiment, runs, pool)
-    kept = read_kept()
-    lines = [f'python -m tools.lora, python -m tools.lora real: {processor()}', '']
-    for experiment in SEARCH + REAL:
-        lines += table(experiment, kept)
-    text = '\n'.join(lines)
+    text = report(read_kept())
     print(text)
     with open(TABLES, 'w') as file:
         file.write(text)

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from model import memory_plan, shape_config
+from tools import lora
 from tools.report import report
 from tools.results import REAL, SEARCH, Summary, all_tuning_runs, seed_runs
 
@@ -159,12 +160,21 @@ def test_the_tables_of_methods_are_those_of_the_runs(task):
         assert set(table.split('\n')) <= set(known.split('\n'))
 
 
+def test_the_tables_of_lora_are_those_of_the_runs(monkeypatch):
+    """docs/lora.txt is the report of docs/lora.jsonl; the page's tables stand in it, line by line."""
+    monkeypatch.chdir(ROOT)
+    known = lora.report(lora.read_kept())
+    assert read('docs/lora.txt') == known
+    tables = re.findall(r'<!-- figures: docs/lora.txt -->\n(.*?)\n\n', PAGES['docs/lora.md'], re.S)
+    assert len(tables) >= 2 and all(set(table.split('\n')) <= set(known.split('\n')) for table in tables)
+
+
 @pytest.mark.parametrize('shape', ['0.6b', '1.7b', '4b', '8b'])
 def test_the_table_of_memory_is_the_plan(shape):
-    config = shape_config(f'qwen3-{shape}')
-    update = memory_plan(config, 8, 16384)
-    rollout = memory_plan(config, 8, 16384, kv_cache_gb=24, rollout_rows=128, max_new_tokens=2048)
-    always = sum(update[key] for key in ('weights (fp32)', 'gradients (fp32)', 'Adam moments / 8'))
-    cells = ' | '.join(f'{gb:.1f}' for gb in (always, update['peak'], rollout['peak']))
-    fits = 'fits' if rollout['peak'] < 80 else 'does not fit'
-    assert f'| {shape.upper()} | {cells} | {fits} |' in PAGES['docs/memory.md']
+    """Each cell: the peaks of an update and of a rollout; in brackets what does not fit 80 GB."""
+    cells = []
+    for ranks, options in ((1, {}), (1, {'lora_rank': 32}), (8, {}), (8, {'shard': 'all'})):
+        peaks = [memory_plan(shape_config(f'qwen3-{shape}'), ranks, 16384, **options, **rollout)['peak']
+                 for rollout in ({}, {'kv_cache_gb': 24, 'rollout_rows': 128, 'max_new_tokens': 2048})]
+        cells.append(', '.join(f'{gb:.1f}' if gb < 80 else f'({gb:.1f})' for gb in peaks))
+    assert f'| {shape.upper()} | {" | ".join(cells)} |' in PAGES['docs/memory.md']
