@@ -62,7 +62,7 @@ REAL = [
     Experiment(
         'SmolLM2-135M, SFT', 'sft.py', 'config/real.py', 'out/smollm2',
         ('--max_steps=20', '--checkpoint_every=0'),
-        (3e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3), 'out/lora/svamp_tune.jsonl',
+        (3e-5, 1e-4, 3e-4), (3e-4, 1e-3, 3e-3, 1e-2), 'out/lora/svamp_tune.jsonl',
         'examples/svamp/test.jsonl', 2, 64, by_loss=True)]
 
 
