@@ -370,6 +370,9 @@ def load_checkpoint(config, world_size):
     """{'shared': what all ranks saved, 'own': what this rank saved alone}. Raises UserError."""
     settings = {key: config[key] for key in FIXED}
     shared, own = load_state(config['out_dir'], RANK, world_size, **settings)
+    if 'base_hash' not in shared:
+        raise UserError(f'{config["out_dir"]}/state was written by an older version of this code: a new '
+                        f'run can start from its model, --model={config["out_dir"]}')
     return {'shared': shared, 'own': own}
 
 

@@ -208,6 +208,18 @@ def test_damaged_state_is_named_and_half_written_state_is_not_used(monkeypatch, 
         assert [r['step'] for r in read_log(out_dir)] == [1, 2, 3]
 
 
+def test_a_checkpoint_of_an_older_version_is_named(monkeypatch, rows, tmp_path):
+    flags = [f'--data={rows}', '--eval_data=', '--eval_prompts=', '--max_steps=1', '--batch_size=4', f'--out_dir={tmp_path}/x']
+    inside(monkeypatch, 'sft.py', *flags)
+    path = tmp_path / 'x/state/shared.pt'
+    shared = torch.load(path)
+    del shared['base_hash']
+    torch.save(shared, path)
+    (tmp_path / 'x/state/shared.pt.crc32').write_text(checksum(path))
+    with pytest.raises(UserError, match='written by an older version of this code'):
+        inside(monkeypatch, 'sft.py', *flags, '--max_steps=2', '--resume=True')
+
+
 def test_another_number_of_ranks(run, rows, stopped_run):
     done = run('sft.py', '--max_steps=3', *SFT, f'--data={rows}', f'--out_dir={stopped_run}', '--resume=True', ranks=2, check=False)
     assert done.returncode != 0 and 'was written by 1 ranks, this run has 2' in done.stderr
