@@ -139,7 +139,7 @@ def equal_numbers(plan, shard):
     A rank without rows gets one: it must still take part when gradients are averaged. With sharded
     weights every forward needs all ranks, so that all get as many as the rank with the most.
     """
-    most = max(gather(len(plan))) if shard == 'all' else 1
+    most = max(1, *gather(len(plan))) if shard == 'all' else 1
     return plan + [[]] * (most - len(plan))
 
 

@@ -50,6 +50,17 @@ def test_rewards_on_two_ranks_are_those_of_one(monkeypatch, run, start_model, tm
     assert same(tmp_path / 'one', tmp_path / 'two', 2e-5)
 
 
+@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('ranks', [1, 2])
+def test_a_step_without_any_advantage_is_a_step(run, tmp_path, script, ranks):
+    """No group has spread and there is no KL, so that no rank has a micro-batch of its own: the gradient is 0."""
+    rows = tmp_path / 'rows.jsonl'
+    rows.write_text('{"prompt": "1+1", "answer": "123456", "dataset": "sums"}\n')
+    more = [] if script == 'grpo.py' else ['--without_demonstration=rl']
+    run(script, *GRPO, *more, ALL, '--model=tiny', f'--data={rows}', '--prompts_per_step=2', f'--out_dir={tmp_path}/x', ranks=ranks)
+    assert [r['grad_norm'] for r in trainings(f'{tmp_path}/x')] == [0, 0]
+
+
 def test_dpo_on_two_ranks_is_dpo_on_one(monkeypatch, run, start_model, tmp_path):
     """5 pairs, so that ranks score unequal numbers for the reference; 3 pairs to evaluate; a step of one pair."""
     pairs, held_out = tmp_path / 'pairs.jsonl', tmp_path / 'held_out.jsonl'

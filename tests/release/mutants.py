@@ -191,7 +191,7 @@ MUTANTS = [
      LORA + 'test_a_checkpoint_holds_adapters_alone_and_resumes_exactly'),
     (11, 'run.py', "'lora_rank', 'lora_alpha', ", '', LORA + 'test_a_resumed_run_keeps_its_lora'),
     # sharded weights
-    (4, 'run.py', "most = max(gather(len(plan))) if shard == 'all' else 1", 'most = 1', SHARDED + 'test_sft_on_two_ranks_is_sft_on_one'),
+    (4, 'run.py', "most = max(1, *gather(len(plan))) if shard == 'all' else 1", 'most = 1', SHARDED + 'test_sft_on_two_ranks_is_sft_on_one'),
     (4, 'model.py', 'fully_shard(policy, reshard_after_forward=True)', 'fully_shard(policy)', SHARDED + 'test_weights_are_whole_only_while_they_are_used'),
     (6, 'run.py', '        local_part(parameter.detach()).copy_(weights[name])', '        pass', SHARDED + 'test_resume_is_exact[sft.py]'),
     (6, 'run.py', "sharded_like(parameters[number], value)", "value", SHARDED + 'test_resume_is_exact[sft.py]'),
