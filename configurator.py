@@ -41,7 +41,7 @@ TYPES = {
 OUT_OF_MEMORY = (
     'out of memory: see the memory plan above; turn, in this order, micro_batch_tokens (half),\n'
     'activation_checkpointing=True, kv_cache_gb (half), max_new_tokens, max_length; then either\n'
-    'shard=all on several GPUs, or lora_rank=32 with ten times the learning rate (docs/lora.md)')
+    'shard=all on several GPUs, or lora_rank=32 with a higher learning rate (docs/lora.md)')
 
 
 # --- errors -------------------------------------------------------------------
@@ -220,8 +220,8 @@ TOGETHER = [
              'min_learning_rate must be at most learning_rate'),
     # what is trained, and where
     PairRule('lora_rank', 'shard', lambda rank, shard: rank == 0 or shard != 'all',
-             "lora_rank must be 0 with shard='all'; frozen weights take half the memory without it: "
-             "shard='optimizer'"),
+             "lora_rank and shard='all' cannot be combined: take --shard=optimizer, because LoRA's "
+             'frozen weights take about half the memory anyway, or --lora_rank=0'),
     # rollouts
     PairRule('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
              'updates_per_rollout must be at most prompts_per_step: '

@@ -1,7 +1,8 @@
 """Fast decoding: one new token for every slot of a rollout.
 
-Whoever wants to know how rollouts work reads rollout.py and can stop there: this file only makes the
-decode step fast, and checks that it computes what the model computes. In order: the KV cache, a
+Whoever wants to know how rollouts work reads rollout.py and can stop there: this file makes the decode
+step fast, and checks that it computes what the model computes. (Where weights are sharded, the decode
+copy computes prompts too.) In order: the KV cache, a
 decode copy of the weights, the checks that decide whether a model can use it, CUDA graphs.
 """
 import copy
@@ -343,8 +344,11 @@ def decoder_of(model, dtype, length):
     if trials[dtype] and not beyond_window:
         return Decoder(model, dtype, length)
     if is_sharded(model):
-        raise UserError(f"{type(model).__name__}: shard='all' needs a model of which rollouts make a "
-                        "decode copy (Llama-, Qwen- or Mistral-shaped): take --shard=optimizer")
+        reason = (f"{type(model).__name__} has no decode copy, with which shard='all' samples: take "
+                  '--shard=optimizer')
+        if beyond_window:
+            reason = f'{length} tokens exceed the sliding window ({window}): lower max_new_tokens'
+        raise UserError(reason)
     return model_forward(model)
 
 

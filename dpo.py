@@ -32,7 +32,7 @@ model = 'out/tiny_base'  # hub id, local Hugging Face folder, 'tiny', or 'random
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 rope_theta = 0.0  # base of the rotary embeddings' frequencies; 0: the model's own
-max_position_embeddings = 0  # longest sequence, tokens; 0: the model's own
+max_position_embeddings = 0  # longest prompt with its completion, tokens; 0: the model's own
 data = 'out/pairs.jsonl'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_data = ''  # held-out pairs for eval/accuracy and eval/margin; '' for none
 eval_prompts = 'search:test'  # rows with a checkable truth for eval/pass@1; '' for none
@@ -78,7 +78,7 @@ wandb_project = 'nanopost'
 # system
 seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
-dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
+dtype = 'auto'  # of compute, what is trained is fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
 shard = 'optimizer'  # over the ranks: 'none', 'optimizer' (Adam's moments), 'all' (weights too: FSDP2)
@@ -99,7 +99,7 @@ from model import Policy, add_lora, check_token_ids, hash_of_weights, load_model
 from model import memory_plan, save_model, whole
 from rollout import generate
 from rows import levels, read_rows
-from run import Log, catch_stop, equal_numbers, finish, gather, parallel, restore
+from run import Log, base_hash, catch_stop, equal_numbers, finish, gather, parallel, restore
 from run import save_checkpoint, start_run, sum_over_ranks
 from verify import verify_all
 
@@ -167,12 +167,12 @@ if compile:
 # of the start model, while each rank has all of it: reference log-probs are kept under this name
 start_hash = None
 if rank == 0 and loss_type != 'simpo':
-    start_hash = hash_of_weights(policy.parameters())
+    start_hash = base_hash(policy) or hash_of_weights(policy.parameters())
 
 # the policy as the loss calls it: with several ranks its backward averages their gradients
 ddp = parallel(policy, shard, run)
 
-# what will hold the memory, printed before it is taken
+# what will hold the memory in a step
 if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,

@@ -11,7 +11,7 @@ From top to bottom:
     packed rows        Documents: which keys each query of a packed row sees
     attention          one function for training, prefill and decoding
     token log-probs    TokenLogprobs: log-probs and entropies with their gradients
-    Policy             the module that the scripts wrap in DDP
+    Policy             the module that the scripts wrap in DDP, or whose weights they shard
 
 Trainer and sampler (rollout.py) compute the same function. Both use the attention of this file.
 For both, a log-prob is the fp32 log-softmax of the logits divided by the temperature. So a
@@ -316,7 +316,8 @@ class LowRank(nn.Module):
         n_out, n_in = W.shape
         self.scale = alpha / rank
         self.enabled = True
-        # B is 0, so that training starts at W. Then A must not be 0, or neither had a gradient.
+        # B starts at 0, so that the sum starts at W. A must not start at 0 too: each has the other as
+        # a factor of its gradient, and both would stay 0.
         bound = n_in ** -0.5
         A = torch.empty(rank, n_in).uniform_(-bound, bound)
         self.A = nn.Parameter(A.to(W.device))
@@ -339,6 +340,7 @@ def add_lora(model, rank, alpha, dtype):
     frozen_copy). Raises UserError if a layer has other matrices, such as experts.
     """
     model.requires_grad_(False)
+    classes = {}  # base classes of a linear layer -> its class with LoRA
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
     if head.weight is not embedding:
@@ -355,6 +357,9 @@ def add_lora(model, rank, alpha, dtype):
             low_rank = LowRank(linear.weight, rank, alpha)
             # unsafe: the weight that it computes is fp32, where W is bf16
             parametrize.register_parametrization(linear, 'weight', low_rank, unsafe=True)
+            # parametrize makes a new class for each layer. With one class for all, torch.compile
+            # compiles a decoder layer once, and not each of them, of which it allows eight.
+            linear.__class__ = classes.setdefault(linear.__class__.__bases__, linear.__class__)
     # A checkpoint holds the adapters alone. A run goes on only from the weights that it began with.
     model.base_hash = hash_of_weights(p for p in model.parameters() if not p.requires_grad)
 
@@ -405,8 +410,8 @@ def hash_of_weights(parameters):
 def save_adapter(model, folder):
     """Write the adapter of a model with LoRA to `folder`, in the format of the library peft.
 
-    It belongs to the model that the run began with. PeftModel.from_pretrained(that_model, folder)
-    gives the merged model.
+    It belongs to the model that the run began with, its positions as they were in the run:
+    PeftModel.from_pretrained(that_model, folder) gives the merged model.
     """
     tensors = {}
     for name, linear in lora_layers(model).items():
@@ -475,18 +480,21 @@ def frozen_copy(model, dtype):
 def shard_weights(policy):
     """Divide the weights of a Policy among the ranks, in place (FSDP2, torch's fully_shard).
 
-    Each rank keeps its part of every fp32 weight. A layer gathers its whole weights before its
+    Each rank keeps its part of every weight. A layer gathers its whole weights before its
     forward and again before its backward, and frees them afterwards. Its gradient is averaged over
     the ranks, as DDP's is, and each rank keeps its part of it. So every forward and every backward
     needs all ranks. Autocast casts as it does elsewhere: the numerics are those of whole weights.
     """
     # imported here, because it takes half a second and few runs use it
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    # the ranks in a row; without it fully_shard would take the GPUs of a machine that has some
+    mesh = init_device_mesh(policy.model.device.type, (torch.distributed.get_world_size(),))
     for layer in policy.model.base_model.layers:
-        fully_shard(layer)
-    # What is outside the layers: embedding, last norm, head. True, because by default it would stay
-    # whole after a forward that has no backward.
-    fully_shard(policy, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh)
+    # What is outside the layers: embedding, last norm, head. By default they would stay whole after
+    # a forward, because a backward needs them soon. After a forward without one they would stay so.
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(model):
@@ -810,12 +818,17 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     if lora_rank:
         # the head is frozen
         update['logits chunk and head gradient'] -= sizes.embedding * (6 if bf16 else 4)
-        # the largest matrix while it is merged: in fp32 W, the sum, its gradient; bf16 copies of two
+        # while the largest matrix is merged, in fp32: W, the sum, its gradient; in bf16: the last two
         update['a merged matrix'] = sizes.largest * (16 if bf16 else 12)
+        if not bf16:
+            # backward needs the merged weights: all that are not computed again
+            kept = sizes.layer if activation_checkpointing else sizes.weights - sizes.embedding
+            update['merged weights'] = 4 * kept
     if sharded:
-        # two layers are whole at a time; one has its gradient, and this once more to be averaged
+        # Two layers are whole at a time. One of them has its whole gradient, and the buffer in which
+        # it is averaged.
         layer_bytes = (2 + 1 + 1) * 4 * sizes.layer
-        # so has what is outside the layers (the head's gradient is counted above)
+        # Embedding, last norm and head: weight, gradient, buffer. The head's gradient is counted above.
         outside = sizes.weights - config.num_hidden_layers * sizes.layer
         update['whole layers, embedding, head'] = layer_bytes + 12 * outside - 4 * sizes.embedding
 
@@ -1454,9 +1467,9 @@ def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
 
 # --- Policy -------------------------------------------------------------------
 class Policy(nn.Module):
-    """The module that the scripts wrap in DDP. Its forward returns log-probs.
+    """The module that the scripts wrap in DDP or shard. Its forward returns log-probs.
 
-    DDP averages the gradients of what runs inside its wrapper's forward. So log-probs are computed
+    Gradients are averaged over the ranks for what runs inside its forward. So log-probs are computed
     in here, output head included.
     """
 

@@ -41,7 +41,7 @@ model = 'tiny'  # hub id, local Hugging Face folder, 'tiny', or 'random:<shape>'
 chat_template = ''  # file with a Jinja chat template; '': the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
 rope_theta = 0.0  # base of the rotary embeddings' frequencies; 0: the model's own
-max_position_embeddings = 0  # longest sequence, tokens; 0: the model's own
+max_position_embeddings = 0  # longest prompt with its completion, tokens; 0: the model's own
 data = 'search:train'  # sources, each with optional passes per epoch: 'a.jsonl*0.5, b.json*2'
 eval_prompts = 'search:test'  # held-out rows for eval/pass@1; '' for none
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
@@ -100,7 +100,7 @@ wandb_project = 'nanopost'
 # system
 seed = 1337
 device = 'auto'  # 'cpu' or 'cuda'; 'auto': a GPU where there is one
-dtype = 'auto'  # of compute, weights are fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
+dtype = 'auto'  # of compute, what is trained is fp32; 'auto': bfloat16 on a GPU, float32 on a CPU
 activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
 shard = 'optimizer'  # over the ranks: 'none', 'optimizer' (Adam's moments), 'all' (weights too: FSDP2)
@@ -229,7 +229,7 @@ if compile:
 # the policy as the loss calls it: with several ranks its backward averages their gradients
 ddp = parallel(policy, shard, run, kl_reference)
 
-# what will hold the memory, printed before it is taken
+# what will hold the memory in a step
 if rank == 0:
     rollout_rows = max(prompts_per_step * group_size, eval_samples * len(eval_rows))
     memory = memory_plan(

@@ -43,7 +43,7 @@ class Run(NamedTuple):
     rank: int  # 0 to world_size - 1; rank 0 writes and prints
     world_size: int  # processes that train together, one per GPU
     device: str  # 'cpu' or 'cuda:N'
-    compute_dtype: torch.dtype  # of matrix products; the weights are fp32
+    compute_dtype: torch.dtype  # of matrix products; what is trained is fp32
     autocast: torch.autocast  # the context that casts to compute_dtype
     saved: dict | None  # a checkpoint, where the run is resumed
 
@@ -115,8 +115,8 @@ def sum_over_ranks(statistics):
 def parallel(policy, shard, run, kl_reference=None):
     """The policy as the loss calls it. With several ranks its backward averages their gradients.
 
-    It is the policy itself on one rank, and where shard='all' has divided its weights among the
-    ranks (FSDP2), those of the KL reference too. Else it is the policy in DDP. `run` is the Run.
+    One rank: the policy itself. shard='all': the policy itself, after its weights and those of the KL
+    reference are divided among the ranks (FSDP2). Otherwise: the policy in DDP. `run` is the Run.
     """
     if run.world_size == 1:
         return policy
@@ -226,8 +226,9 @@ class Log:
             # steps after the checkpoint are made again
             os.truncate(self.path, saved['shared']['log_bytes'])
         elif config['overwrite']:
-            # an old checkpoint would be resumed from by mistake
-            shutil.rmtree(os.path.join(config['out_dir'], 'state'), ignore_errors=True)
+            # an old checkpoint would be resumed from by mistake, an old adapter belongs to another model
+            for folder in ('state', 'adapter'):
+                shutil.rmtree(os.path.join(config['out_dir'], folder), ignore_errors=True)
             open(self.path, 'w').close()
         # every setting of this run
         with open(os.path.join(config['out_dir'], 'run.json'), 'w') as f:

@@ -38,6 +38,8 @@ from configurator import UserError, at_least, configure
 model = 'out/grpo'  # hub id, local folder in Hugging Face format, 'tiny', or 'random:<shape>'
 chat_template = ''  # file with a Jinja chat template; '' uses the tokenizer's own
 template_date = ''  # day that a chat template is told which asks for it; '': the model's, or 2024-07-26
+rope_theta = 0.0  # base of the rotary embeddings' frequencies; 0: the model's own
+max_position_embeddings = 0  # longest prompt with its completion, tokens; 0: the model's own
 data = 'search:test'  # rows with a checkable truth
 limit = 0  # use only so many prompts, from the first; 0: all
 verifier = ''  # kind of verifier; '' goes by each row's own dataset name
@@ -108,11 +110,12 @@ print(f'{data}: {format_report(report)}', flush=True)
 
 # models made from scratch are drawn from torch's own stream
 torch.manual_seed(random_stream(seed, 'weights').randint(2 ** 31))
-lm = load_model(model, device).eval()
+positions = dict(rope_theta=rope_theta, max_position_embeddings=max_position_embeddings)
+lm = load_model(model, device, **positions).eval()
 check_token_ids(lm, tokenizer, prompts)
 weaker = None
 if rejected_model:
-    weaker = load_model(rejected_model, device).eval()
+    weaker = load_model(rejected_model, device, **positions).eval()
     check_token_ids(weaker, tokenizer, prompts)
 
 

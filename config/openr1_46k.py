@@ -5,7 +5,7 @@
 # prefix_rft.py and grpo.py take this file too. sft.py is the baseline (recipe of arXiv 2604.23747).
 model = 'Qwen/Qwen2.5-Math-7B'
 rope_theta, max_position_embeddings = 40000.0, 16384  # its own are 10000 and 4,096: too short
-shard = 'all'  # 7B does not fit otherwise
+shard = 'all'  # 7B does not fit otherwise; one GPU: --shard=optimizer --lora_rank=32
 out_dir = f'out/openr1_{script}'
 data = 'hf://datasets/Elliott/Openr1-Math-46k-8192/openr1.parquet'  # needs pyarrow
 eval_prompts = 'hf://datasets/HuggingFaceH4/MATH-500/test.jsonl'

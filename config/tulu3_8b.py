@@ -5,7 +5,7 @@
 model = {'sft': 'meta-llama/Llama-3.1-8B', 'dpo': 'out/tulu3_8b_sft', 'grpo': 'out/tulu3_8b_dpo'}.get(script)
 chat_template = 'config/tulu3.jinja' if script == 'sft' else ''  # later it is in the checkpoint
 out_dir = f'out/tulu3_8b_{script}'
-shard = 'all'  # 8B does not fit otherwise
+shard = 'all'  # 8B does not fit otherwise; one GPU: --shard=optimizer --lora_rank=32
 activation_checkpointing = True
 micro_batch_tokens = 16384
 dtype = 'bfloat16'

@@ -4,6 +4,7 @@ import math
 import shutil
 
 import data
+import decoder
 import model as model_module
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import before_loop, inside, read_log
 from model import Policy, add_lora, adapter_off, load_config, load_model, lora_layers, low_rank_of, memory_plan, save_model
 from rollout import generate
 from safetensors.torch import load_file
+from test_models_in_the_wild import made
 from test_scripts import GRPO, SFT, alike, same, weights
 from torch import nn
 from torch.nn.utils import parametrize
@@ -140,6 +142,63 @@ def test_a_model_of_experts_is_refused():
                             num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_experts=2, num_experts_per_tok=1)
     with pytest.raises(UserError, match='LoRA is for dense models'):
         add_lora(Qwen3MoeForCausalLM(config), 4, 8.0, torch.float32)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('kind', ['llama', 'qwen2'])  # without biases and with
+def test_other_architectures(tmp_path, kind, tied):
+    """The merged folder scores what LoRA scores, also with biases and a head of its own; the rollouts have a decode copy."""
+    plain = made(kind, tie_word_embeddings=tied)
+    add_lora(plain, 4, 8.0, torch.bfloat16)
+    for linear in lora_layers(plain).values():
+        nn.init.normal_(low_rank_of(linear).B, std=0.05)
+    ids, index = IDS % 60, INDEX
+    with torch.autocast('cpu', torch.bfloat16, cache_enabled=False):
+        found, _ = Policy(plain)(ids, [40], index)
+        found.sum().backward()
+        sampled = generate(plain, [ids[:4].tolist()], 4, 6, 1.0, [], seeds=[1])[0]
+        for completion in sampled:
+            row = torch.cat([ids[:4], torch.tensor(completion['ids'])])
+            scored, _ = Policy(plain)(row, [10], torch.arange(4, 10))
+            assert torch.allclose(completion['logprobs'], scored, atol=0.2)
+    assert decoder.decodable[plain] == {torch.bfloat16: True}
+    assert all(p.grad is None for p in plain.parameters() if not p.requires_grad)
+    again = merged(plain, tmp_path)
+    with torch.autocast('cpu', torch.bfloat16, cache_enabled=False):
+        assert torch.equal(Policy(again)(ids, [40], index)[0], found)
+
+
+def test_compile_compiles_a_layer_once():
+    """Were the linear layers of other classes in each layer, each would be compiled, up to dynamo's limit of eight.
+
+    Twice with LoRA: the first layer's input has no gradient, because the embedding is frozen.
+    """
+    counts = []
+    for lora in (False, True):
+        torch.manual_seed(0)
+        lm = load_model('tiny')
+        if lora:
+            add_lora(lm, 4, 8.0, torch.float32)
+        torch._dynamo.reset()
+        graphs = []
+
+        def count(graph, _, graphs=graphs):
+            graphs.append(graph)
+            return graph.forward
+        for layer in lm.base_model.layers:
+            layer.compile(dynamic=True, backend=count)
+        scores(lm)
+        counts.append(len(graphs))
+    torch._dynamo.reset()
+    assert 0 < counts[1] <= 2 * counts[0], counts
+
+
+def test_an_old_adapter_does_not_stay_beside_another_model(monkeypatch, rows, tmp_path):
+    flags = [*SFT, f'--data={rows}', '--max_steps=1', f'--out_dir={tmp_path}/x']
+    inside(monkeypatch, 'sft.py', *flags, '--lora_rank=4')
+    assert (tmp_path / 'x/adapter').is_dir()
+    inside(monkeypatch, 'sft.py', *flags, '--overwrite=True')
+    assert not (tmp_path / 'x/adapter').exists()
 
 
 # --- the folder that a run leaves ----------------------------------------------

@@ -3,6 +3,7 @@
     python -m tools.lora            # the embedded search task, grpo.py and sft.py
     python -m tools.lora real       # SmolLM2-135M on SVAMP's word problems, sft.py
     python -m tools.lora --report   # the tables again, from the runs that are kept
+    python -m tools.lora --one      # one run at a time, where the other core is needed
 
 Each finished run is a line of docs/lora.jsonl, and is not made again: the command goes on where it
 was stopped. The tables go to docs/lora.txt. A learning rate is chosen for each rank on seed 0 and on
@@ -113,7 +114,7 @@ def execute(experiment, run):
     shutil.rmtree(f'{folder}/state')
     with open(f'{folder}.txt') as file:
         printed = file.read()
-    # '820,864 parameters, 55,296 trained, 1 x cpu, ...'
+    # '899,200 parameters, 77,824 trained, 1 x cpu, ...'
     (line,) = [line for line in printed.splitlines() if ' trained, ' in line]
     trained = int(line.split(', ')[1].split()[0].replace(',', ''))
     return {**asdict(run), **scores, 'trained': trained, 'peak_gb': peak,
