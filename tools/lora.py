@@ -5,6 +5,7 @@
     python -m tools.lora --report   # the tables again, from the runs that are kept
     python -m tools.lora --one      # one run at a time, where the other core is needed
 
+The start models: `make demo` makes out/tiny_base, `python -m tools.smollm2 out/smollm2` the other one.
 Each finished run is a line of docs/lora.jsonl, and is not made again: the command goes on where it
 was stopped. The tables go to docs/lora.txt. A learning rate is chosen for each rank on seed 0 and on
 rows that no table uses; then three other seeds run with it and are measured on the test rows. Peak
@@ -100,7 +101,7 @@ def execute(experiment, run):
     rows = experiment.tune if run.seed == TUNING_SEED else experiment.test
     if experiment.by_loss:
         data = [*data, f'--eval_data={rows}']
-    _, peak = run_command(
+    printed, peak = run_command(
         f'{folder}.txt', experiment.script, experiment.config, f'--model={experiment.start}', *data,
         *experiment.flags, f'--lora_rank={run.rank}', f'--learning_rate={run.rate}',
         f'--seed={run.seed}', '--eval_prompts=', '--overwrite=True', f'--out_dir={folder}')
@@ -112,8 +113,6 @@ def execute(experiment, run):
         scores['pass@1'] = measure(experiment, folder, rows)
     # a finished run is not resumed, and a checkpoint of a real model has 1.6 GB
     shutil.rmtree(f'{folder}/state')
-    with open(f'{folder}.txt') as file:
-        printed = file.read()
     # '899,200 parameters, 77,824 trained, 1 x cpu, ...'
     (line,) = [line for line in printed.splitlines() if ' trained, ' in line]
     trained = int(line.split(', ')[1].split()[0].replace(',', ''))
@@ -133,17 +132,17 @@ def measure(experiment, folder, rows):
 
 def training_rows(experiment):
     """--data for the rows of training. Of SVAMP a tenth is kept to choose learning rates by."""
+    # the embedded task has a split for that
     if not experiment.tune.endswith('.jsonl'):
         return []
     train = f'{OUT}/svamp_train.jsonl'
     if not os.path.exists(train):
         with open('examples/svamp/train.jsonl') as file:
             rows = file.readlines()
-        for path, part in ((experiment.tune, rows[::10]),
-                           (f'{train}.part', [row for i, row in enumerate(rows) if i % 10])):
-            with open(path, 'w') as file:
-                file.writelines(part)
-        os.rename(f'{train}.part', train)
+        with open(experiment.tune, 'w') as file:
+            file.writelines(rows[::10])
+        with open(train, 'w') as file:
+            file.writelines(row for i, row in enumerate(rows) if i % 10 != 0)
     return [f'--data={train}']
 
 
