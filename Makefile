@@ -116,7 +116,7 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev
-	@echo "style, README and docs, exercises, ablations, then every mutant: about 10 minutes on 2 cores"
+	@echo "style, README and docs, exercises, ablations, then every mutant: about 15 minutes on 2 cores"
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/release
 	$(RUN) tests/release/mutants.py
