@@ -278,15 +278,15 @@ def weights_to_save(model, dtype):
     for name, parameter in model.state_dict(keep_vars=True).items():
         if is_adapter(name):
             continue
+        plain_name = name_without_lora(name)
         if id(parameter) not in cast:
-            # A linear layer with LoRA computes its merged weight whenever it is asked for it.
-            plain_name = name_without_lora(name)
-            module = model.get_submodule(plain_name.rpartition('.')[0])
-            merged = getattr(module, plain_name.rpartition('.')[2])
-            tensor = whole(merged.detach())
-            # A rank takes part in gathering a weight, and only rank 0 has to keep it.
-            cast[id(parameter)] = tensor.to(dtype).cpu() if RANK == 0 else None
-        state[name_without_lora(name)] = cast[id(parameter)]
+            # Read the weight from its layer: with LoRA, reading merges it.
+            path, _, attribute = plain_name.rpartition('.')
+            weight = getattr(model.get_submodule(path), attribute)
+            # Every rank takes part in gathering a weight, and only rank 0 keeps it.
+            weight = whole(weight.detach())
+            cast[id(parameter)] = weight.to(dtype).cpu() if RANK == 0 else None
+        state[plain_name] = cast[id(parameter)]
     return state if RANK == 0 else {}
 
 

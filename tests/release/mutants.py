@@ -181,7 +181,7 @@ MUTANTS = [
     (11, 'model.py', 'alpha=self.scale)', 'alpha=1.0)', LORA + 'test_gradients_are_the_chain_rule_of_the_weights_gradient'),
     (11, 'model.py', '    model.requires_grad_(False)\n    classes', '    classes', LORA + 'test_a_run_changes_linear_layers_alone'),
     (11, 'model.py', '        if not self.enabled:\n', '        if False:\n', LORA + 'test_the_kl_reference_is_the_policy_with_its_adapter_off'),
-    (11, 'model.py', '            merged = getattr(module, plain_name.rpartition(\'.\')[2])', '            merged = parameter', LORA + 'test_what_it_samples_is_what_it_scores'),
+    (11, 'model.py', 'weight = getattr(model.get_submodule(path), attribute)', 'weight = parameter', LORA + 'test_what_it_samples_is_what_it_scores'),
     (11, 'model.py', "'lora_alpha': low_rank.scale * rank", "'lora_alpha': low_rank.scale", LORA + 'test_peft_loads_the_adapter'),
     (11, 'model.py', "os.path.join(folder, 'adapter'))", "folder)", LORA + 'test_peft_loads_the_adapter'),
     (11, 'model.py', 'if parameter.dim() > 1 and id(parameter) not in in_linears:', 'if False:', LORA + 'test_a_model_of_experts_is_refused'),
