@@ -64,6 +64,30 @@ def load_tokenizer(name, chat_template='', template_date=''):
     return tokenizer
 
 
+# A text in which two tokenizers that are not the same one will differ somewhere: words of several
+# scripts, numbers, code, signs, blanks.
+PAGE = """The 12,345 quick brown foxes jumped over 67 lazy dogs; \"isn't it?\" - 3.14159e-10.
+def f(x_1, camelCase):\n\treturn [x_1 ** 2 for _ in range(10)]  # \\frac{a}{b} != $c^{2}$
+Größe, naïve, français, mañana; Привет, мир; 你好,世界; こんにちは; 안녕하세요; שלום; مرحبا; नमस्ते 🙂👩‍👩‍👧
+   three blanks, a tab\tand an end   \n\n\n<tag attr='v'>&amp;</tag> https://example.org/a?b=c#d"""
+
+
+def check_same_tokens(tokenizer, other, name):
+    """UserError unless `other`, the tokenizer of the model `name`, has the same ids for the same texts.
+
+    Models can score each other's token ids only then. Compared are the vocabularies and PAGE.
+    """
+    mine = tokenizer.get_vocab()  # {token: id}
+    theirs = other.get_vocab()
+    differing = sorted(token for token in {*mine, *theirs} if mine.get(token) != theirs.get(token))
+    if differing:
+        raise UserError(f'{name} has another tokenizer: {len(differing):,} tokens of {len(mine):,} have '
+                        f'another id or none, {differing[0]!r} for one: take a model of the same family')
+    if tokenizer.encode(PAGE) != other.encode(PAGE):
+        raise UserError(f'{name} has another tokenizer: the vocabulary is the same, but a page of text '
+                        'becomes other ids: take a model of the same family')
+
+
 def byte_tokenizer():
     """A token for every byte and six special ones, in memory: 262 tokens, any text round-trips."""
     # bytes are written as printable letters, one for each of the 256

@@ -97,6 +97,10 @@ def between(low, high):
     return number(lambda value: low <= value <= high, f'between {low} and {high}')
 
 
+def above_and_below(low, high):
+    return number(lambda value: low < value < high, f'above {low} and below {high}')
+
+
 def at_least_and_below(low, high):
     return number(lambda value: low <= value < high, f'at least {low} and below {high}')
 
@@ -182,6 +186,13 @@ LEGAL = {
     'prefix_steps': at_least(1),
     'prefix_entropy': between(0, 1),
     'prefix_baseline': one_of('group', 'free'),
+    # distill.py
+    'teacher': not_empty(),  # check_models() checks more
+    'divergence': one_of('sampled', 'reverse_kl', 'forward_kl', 'jsd'),
+    'jsd_beta': above_and_below(0, 1),  # at 0 and at 1 the divergence is 0, whatever the models
+    'on_policy_fraction': between(0, 1),
+    'off_policy': one_of('teacher', 'demonstration'),
+    'reward_coef': at_least(0),
     # the loss of dpo.py
     'loss_type': one_of('dpo', 'dpo_norm', 'ipo', 'simpo'),
     'gamma_beta_ratio': at_least(0),
@@ -226,6 +237,10 @@ TOGETHER = [
     PairRule('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
              'updates_per_rollout must be at most prompts_per_step: '
              'each update takes a share of the prompts'),
+    # rewards of distill.py, which also takes groups of one completion
+    PairRule('reward_coef', 'group_size', lambda coefficient, group_size: coefficient == 0 or group_size >= 2,
+             'group_size must be at least 2 with a reward_coef: '
+             'a reward is compared with the others of its group'),
     # prefixes of demonstrations
     PairRule('n_prefix', 'group_size', lambda n_prefix, group_size: n_prefix < group_size,
              'n_prefix must be below group_size'),
@@ -281,7 +296,7 @@ def check_out_dir(out_dir, resume, overwrite):
 
 
 # --- models that another command makes ----------------------------------------
-SCRIPTS = ('sft', 'dpo', 'grpo', 'hpt', 'prefix_rft')  # each writes its model to its out_dir
+SCRIPTS = ('sft', 'dpo', 'grpo', 'hpt', 'prefix_rft', 'distill')  # each writes its model to its out_dir
 
 
 def check_models(knobs, path, files):
@@ -289,7 +304,7 @@ def check_models(knobs, path, files):
 
     `path` is the script's, `files` are the config files of this run.
     """
-    for knob in ('model', 'rejected_model'):
+    for knob in ('model', 'rejected_model', 'teacher'):
         name = knobs.get(knob) or ''
         if os.path.isdir(name) or not looks_local(name):
             continue

@@ -695,14 +695,16 @@ def pair_docs(chosen, rejected):
         'mask': np.concatenate([chosen.mask[:n], chosen_rest.mask, rejected_rest.mask])}
 
 
-def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', languages=''):
+def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', languages='',
+               needs_truth=True):
     """Rows with a truth -> prompts, report.
 
     A prompt: 'ids' list, which opens the assistant's turn; 'truth' str, as verify() takes it;
     'kind' of verifier (`kind`, else what the row's dataset or shape says); 'demonstration' str or
     None; 'difficulty'; 'messages'; 'text', the last message's; 'where'. instruction: added to every
     prompt. languages: a file of programming languages for kind 'code'. UserError: a truth that
-    cannot be read or judged, an unknown kind, no prompt left.
+    cannot be read or judged, an unknown kind, no prompt left. With needs_truth=False such a prompt
+    stays, its 'truth' and 'kind' are None, and the report counts it.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
@@ -719,7 +721,14 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         asked = prompt_of(row)
         # a truth that cannot be judged stops the run: in training it would be a reward of 0 for
         # ever
-        row_kind, truth = judged(row, asked, kind, more_languages)
+        notes = list(asked.notes)
+        try:
+            row_kind, truth = judged(row, asked, kind, more_languages)
+        except UserError:
+            if needs_truth:
+                raise
+            row_kind, truth = None, None
+            notes.append('rows without a truth that can be judged: they have no reward')
         # the instruction is part of what is asked
         messages = asked.messages
         if instruction:
@@ -731,7 +740,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
             'messages': messages}
         layout = lay_out_prompt(chat, messages)
         texts = [piece.text for piece in layout.pieces]
-        return prompt, [texts], notes_of(messages, layout.text, 0, asked.notes)
+        return prompt, [texts], notes_of(messages, layout.text, 0, notes)
 
     prompts = []
     for where, prompt, (piece_ids,), notes in tokenised(rows, chat, report, read):
@@ -742,6 +751,48 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         count_notes(report, where, notes)
         prompts.append({'ids': ids, **prompt, 'where': where})
     return prompts, finish_report(report, prompts)
+
+
+def add_demonstrations(prompts, source, tokenizer, max_length, overlong, without_demonstration):
+    """The prompts of a source with a demonstration to learn from, and the counts of its rows.
+
+    'demonstration', a text, becomes the token ids that sft.py would train on, the end of the turn
+    included. A prompt without one that can be used is dropped with without_demonstration='drop',
+    stays with 'rl', and ends the run with 'error' (UserError). UserError also where no prompt is
+    left. `source` is the name of the rows' source in these errors.
+    """
+    demonstrations = []
+    for prompt in prompts:
+        if prompt['demonstration']:
+            reply = [{'role': 'assistant', 'content': prompt['demonstration']}]
+            demonstrations.append(
+                {'prompt': prompt['messages'], 'completion': reply, '_where': prompt['where']})
+    found, counts = sft_examples(demonstrations, tokenizer, max_length, overlong, required=False)
+    examples = {example['where']: example for example in found}
+
+    n_missing = 0
+    for prompt in prompts:
+        prompt['demonstration'] = None
+        example = examples.get(prompt['where'])
+        if example is None:
+            n_missing += 1
+            continue
+        # the supervised tokens must go on from the very ids that rollouts go on from
+        if example['ids'][:len(prompt['ids'])].tolist() == prompt['ids']:
+            prompt['demonstration'] = example['ids'][example['mask']].tolist()
+        else:
+            n_missing += 1
+            count(counts['dropped'], 'the demonstration does not go on from its prompt', prompt['where'])
+    if n_missing and without_demonstration == 'error':
+        raise UserError(f'{source}: {n_missing} rows have no demonstration that can be used'
+                        f'{most_frequent(counts)}: say --without_demonstration=drop, or =rl to learn '
+                        'them from completions alone')
+    if without_demonstration != 'rl':
+        prompts = [prompt for prompt in prompts if prompt['demonstration']]
+    if not prompts:
+        raise UserError(f'{source}: no row is left, because none has a demonstration that can be used'
+                        f'{most_frequent(counts)}; --without_demonstration=rl learns from completions alone')
+    return prompts, counts
 
 
 def judged(row, asked, kind, languages):

@@ -110,8 +110,8 @@ import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from tqdm import tqdm
 
-from data import Order, collate, completion_text, count, format_report, load_tokenizer
-from data import most_frequent, plan_micro_batches, rl_prompts, sft_examples, stop_ids
+from data import Order, add_demonstrations, collate, completion_text, format_report
+from data import load_tokenizer, plan_micro_batches, rl_prompts, stop_ids
 from model import Policy, add_lora, check_token_ids, load_model, memory_plan, save_model
 from model import start_model, whole
 from rollout import generate
@@ -126,52 +126,9 @@ run = start_run(config)
 rank, world_size, device, compute_dtype, autocast, saved = run
 
 # --- data ---------------------------------------------------------------------
+# rows of any shape become prompts, and `order` deals them out: shuffled by seed, epoch after epoch
 tokenizer = load_tokenizer(model, chat_template, template_date)
 stops = stop_ids(tokenizer, model)
-
-
-def add_demonstrations(prompts, source):
-    """The prompts of a source with a demonstration to learn from, and the counts of its rows.
-
-    'demonstration', a text, becomes the token ids that sft.py would train on, the end of the turn
-    included. A prompt without one that can be used stays, is dropped or ends the run (UserError), as
-    without_demonstration says. UserError also where no prompt is left.
-    """
-    demonstrations = []
-    for prompt in prompts:
-        if prompt['demonstration']:
-            reply = [{'role': 'assistant', 'content': prompt['demonstration']}]
-            demonstrations.append(
-                {'prompt': prompt['messages'], 'completion': reply, '_where': prompt['where']})
-    found, counts = sft_examples(demonstrations, tokenizer, max_length, overlong, required=False)
-    examples = {example['where']: example for example in found}
-
-    n_missing = 0
-    for prompt in prompts:
-        prompt['demonstration'] = None
-        example = examples.get(prompt['where'])
-        if example is None:
-            n_missing += 1
-            continue
-        # the supervised tokens must go on from the very ids that rollouts go on from
-        if example['ids'][:len(prompt['ids'])].tolist() == prompt['ids']:
-            prompt['demonstration'] = example['ids'][example['mask']].tolist()
-        else:
-            n_missing += 1
-            count(counts['dropped'], 'the demonstration does not go on from its prompt', prompt['where'])
-    if n_missing and without_demonstration == 'error':
-        raise UserError(f'{source}: {n_missing} rows have no demonstration that can be used'
-                        f'{most_frequent(counts)}: say --without_demonstration=drop, or =rl to learn '
-                        'them from rewards alone')
-    if without_demonstration != 'rl':
-        prompts = [prompt for prompt in prompts if prompt['demonstration']]
-    if not prompts:
-        raise UserError(f'{source}: no row is left, because none has a demonstration that can be used'
-                        f'{most_frequent(counts)}; --without_demonstration=rl learns from rewards alone')
-    return prompts, counts
-
-
-# rows of any shape become prompts, and `order` deals them out: shuffled by seed, epoch after epoch
 rows, sources = read_rows(data)
 prompts = []  # of all sources, one after the other
 weighted = []  # (passes per epoch, indices into prompts) of each source
@@ -179,7 +136,8 @@ report = {}  # what was kept and dropped, for each source
 for name, passes, begin, end in sources:
     kept, report[name] = rl_prompts(
         rows[begin:end], tokenizer, max_prompt_tokens, verifier, instruction, languages)
-    kept, counts = add_demonstrations(kept, name)
+    kept, counts = add_demonstrations(
+        kept, name, tokenizer, max_length, overlong, without_demonstration)
     if counts['rows']:
         report[f'{name}, demonstrations'] = counts
     weighted.append((passes, range(len(prompts), len(prompts) + len(kept))))

@@ -4,13 +4,14 @@ From top to bottom:
 
     load and save      load_model, save_model
     LoRA               add_lora: low-rank updates of frozen weights
-    reference          start_model: what the KL is taken to
+    reference          start_model: what the KL is taken to; load_teacher: what distill.py learns from
     ranks              shard_weights: the weights divided among GPUs
     checks             models and token ids that are refused, each with its reason
     memory             memory_plan: which GPU memory a run needs, and what for
     packed rows        Documents: which keys each query of a packed row sees
     attention          one function for training, prefill and decoding
     token log-probs    TokenLogprobs: log-probs and entropies with their gradients
+    divergences        token_divergences: two models' whole distributions, compared
     Policy             the module that the scripts wrap in DDP, or whose weights they shard
 
 Trainer and sampler (rollout.py) compute the same function. Both use the attention of this file.
@@ -28,12 +29,13 @@ import re
 import shutil
 import warnings
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 from safetensors.torch import save_file
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -461,19 +463,39 @@ class WithoutAdapter:
 
 
 def frozen_copy(model, dtype):
-    """A copy of `model` without gradients, its linear layers in `dtype`: the reference of a KL.
+    """A copy of `model` without gradients, its linear layers in `dtype`: the reference of a KL."""
+    return freeze(copy.deepcopy(model), dtype)
+
+
+def freeze(model, dtype):
+    """`model` without gradients, its linear layers in `dtype`, in place.
 
     Autocast would cast the linear layers at every use. Casting them once gives the same results and
-    halves their memory. Embedding and norms keep their dtype: they make the residual stream, which
-    is fp32 in the policy. With a bf16 stream the KL of a policy to itself would not be 0.
+    halves their memory. Embedding and norms are fp32: they make the residual stream, which is fp32
+    in the policy. With a bf16 stream the KL of a policy to itself would not be 0.
     """
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    embedding = reference.get_input_embeddings().weight
-    for layer in reference.modules():
+    model.eval().requires_grad_(False)
+    embedding = model.get_input_embeddings().weight
+    for layer in model.modules():
         # A tied head is the embedding, and stays as it is.
-        if isinstance(layer, nn.Linear) and layer.weight is not embedding:
-            layer.to(dtype)
-    return reference
+        is_linear = isinstance(layer, nn.Linear) and layer.weight is not embedding
+        for parameter in layer.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype if is_linear else torch.float32)
+    return model
+
+
+def load_teacher(name, device, dtype, student):
+    """The model `name` as a frozen Policy, of which the model `student` learns. Raises UserError.
+
+    It is read in `dtype`, so that a large teacher never takes the memory of fp32 weights.
+    """
+    teacher = load_model(name, device, dtype)
+    # Larger models of a family may have more padding behind the tokenizer's ids. Without these rows
+    # the teacher can sample no id that the student does not have.
+    n_ids = student.get_output_embeddings().weight.shape[0]
+    if teacher.get_output_embeddings().weight.shape[0] > n_ids:
+        teacher.resize_token_embeddings(n_ids, mean_resizing=False)
+    return Policy(freeze(teacher, dtype))
 
 
 # --- ranks --------------------------------------------------------------------
@@ -779,17 +801,16 @@ def out_of_memory(error):
 # --- memory -------------------------------------------------------------------
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True,
                 shard='optimizer', bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
-                max_new_tokens=1, lora_rank=0):
+                max_new_tokens=1, lora_rank=0, teacher=None):
     """Memory of a GPU by use, in GB (1e9 bytes), as a dict. 'peak' is the sum at the worst moment.
 
     A step has two phases, rollout and update, and the peak is that of the larger one. There is a
     rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
-    `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs. Left out: the CUDA context and
-    the libraries' workspaces, about 1 GB, and what the allocator loses to fragments.
+    `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs, `teacher` is the configuration
+    of distill.py's. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
+    the allocator loses to fragments.
     """
-    with torch.device('meta'):
-        model = AutoModelForCausalLM.from_config(config)
-    sizes = model_sizes(model)
+    sizes = sizes_of_config(config)
     compute_bytes = 2 if bf16 else 4  # of a number in a matrix product
     sharded = shard == 'all' and world_size > 1
 
@@ -807,6 +828,11 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
         always['weights (fp32)' + of_shards] = 4 * sizes.weights / weight_shards
         if reference:
             always['reference' + of_shards] = frozen_bytes(sizes, compute_bytes) / weight_shards
+    if teacher is not None:
+        teacher_shards = world_size if sharded else 1
+        of_shards = f' / {teacher_shards}' if sharded else ''
+        teacher_bytes = frozen_bytes(sizes_of_config(teacher), compute_bytes)
+        always['teacher' + of_shards] = teacher_bytes / teacher_shards
     adam_shards = 1 if shard == 'none' else world_size
     always[f'Adam moments / {adam_shards}'] = 8 * trained / adam_shards
 
@@ -849,6 +875,12 @@ class Sizes(NamedTuple):
     layer: float  # of a layer, on average
     largest: int  # of the largest linear layer of the decoder
     lora_width: int  # inputs and outputs of all these: a LoRA has rank times as many numbers
+
+
+def sizes_of_config(config):
+    """The Sizes of the model that a configuration describes."""
+    with torch.device('meta'):
+        return model_sizes(AutoModelForCausalLM.from_config(config))
 
 
 def model_sizes(model):
@@ -1465,6 +1497,47 @@ def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
         grad_weight.add_(direction.T @ scaled_h)
 
 
+# --- divergences --------------------------------------------------------------
+class Target(NamedTuple):
+    """The distributions that a model is compared with, those of a teacher for the same N tokens."""
+    hidden: torch.Tensor  # (N, teacher's hidden size), the state that predicts each token
+    weight: torch.Tensor  # (teacher's V, its hidden size), its output head
+    divergence: Callable  # log-probs (n, V) of the model, of the teacher -> divergences (n,)
+
+
+def token_divergences(hidden, weight, target, temperature, dtype):
+    """Divergences (N,) of a model's distributions over the vocabulary from the Target's.
+
+    hidden (N, hidden size) and the head `weight` (V, hidden size) are the model's; `dtype` is that of the
+    matrix products. The logits of a chunk of tokens live only while the chunk is computed: backward
+    computes them again. So memory does not grow with the number of tokens times V.
+    """
+    # The student may have more padding behind the tokenizer's ids than the teacher.
+    vocab_size = min(len(weight), len(target.weight))
+
+    W = weight[:vocab_size]
+    teacher_W = target.weight[:vocab_size]
+
+    def of_chunk(h, teacher_h):
+        log_p = logits_of(h, W, temperature, dtype).log_softmax(-1)  # (n, V)
+        teacher_log_p = logits_of(teacher_h, teacher_W, temperature, dtype).log_softmax(-1)  # (n, V)
+        return target.divergence(log_p, teacher_log_p)  # (n,)
+
+    chunk = tokens_per_chunk(vocab_size)
+    # Without any token there is still an empty chunk, so that every weight gets a gradient.
+    divergences = [
+        checkpoint(of_chunk, h, teacher_h, use_reentrant=False)
+        for h, teacher_h in zip(hidden.split(chunk), target.hidden.split(chunk))]
+    return torch.cat(divergences)
+
+
+def logits_of(hidden, weight, temperature, dtype):
+    """fp32 logits (n, V) at a temperature, of hidden states (n, hidden size). With gradients."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = hidden.to(dtype) @ weight.to(dtype).T
+    return logits.float() / temperature
+
+
 # --- Policy -------------------------------------------------------------------
 class Policy(nn.Module):
     """The module that the scripts wrap in DDP or shard. Its forward returns log-probs.
@@ -1477,12 +1550,15 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids, lengths, index, temperature=1.0, parents=None):
+    def forward(self, ids, lengths, index, temperature=1.0, parents=None, target=None,
+                only_hidden=False):
         """fp32 log-probs (N,) and entropies (N,) of chosen tokens of a packed row, with gradients.
 
         ids (T,)          tokens of the segments, end to end
         lengths, parents  as for Documents
         index (N,)        places in the row of the tokens to score, never a document's first
+        target            a Target: then the divergences (N,) from it come third
+        only_hidden       then the one result is the hidden state (N, hidden) that predicts each token
 
         A log-prob is that of ids[index] given the tokens before it in its document, at the
         `temperature` of sampling. An entropy is that of the same distribution, in nats.
@@ -1491,13 +1567,18 @@ class Policy(nn.Module):
         hidden = hidden_states(self.model, ids, documents)  # (T, hidden)
         # A token is predicted from the hidden state of the token before it.
         hidden = hidden[documents.previous[index]]  # (N, hidden)
+        if only_hidden:
+            return hidden
         weight = self.model.get_output_embeddings().weight  # (V, hidden)
 
         dtype = weight.dtype
         device = ids.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return TokenLogprobs.apply(hidden, weight, ids[index], temperature, dtype)
+        scores = TokenLogprobs.apply(hidden, weight, ids[index], temperature, dtype)
+        if target is None:
+            return scores
+        return *scores, token_divergences(hidden, weight, target, temperature, dtype)
 
 
 def hidden_states(model, ids, documents):

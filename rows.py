@@ -944,7 +944,8 @@ def prompt_of(row):
         {'problem': 'Q', 'solution': 'so \\\\boxed{4}'}         MATH's
 
     Uses input, context, history, system and system_prompt as example_of does; difficulty or level;
-    demonstration, target or demos (hpt.py and prefix_rft.py).
+    demonstration, target or demos (hpt.py, prefix_rft.py, distill.py). A row without a truth may
+    have the shape of one for sft.py: its reply is the demonstration (distill.py).
     """
     row = plain_row(row)
     check_columns(row)
@@ -1041,10 +1042,24 @@ def demonstration_of(row):
         shown = row['answer']
     if shown is None and is_math(row):
         shown = row.get('solution')
+    # 4. the reply of a row for sft.py, which has no truth
+    if shown is None and truth_of(row) is None:
+        shown = reply_of(row)
     if is_blank(shown):
         return None
     # of messages the last one is the reply
     return turns(shown, 'assistant')[-1]['content']
+
+
+def reply_of(row):
+    """The reply at the end of a row for supervised fine-tuning; None if it is no such row."""
+    try:
+        example = example_of(row)
+    except (Drop, UserError):
+        return None
+    if example.document is not None or example.messages[-1]['role'] != 'assistant':
+        return None
+    return example.messages[-1]['content']
 
 
 def right_demo(row):

@@ -112,24 +112,27 @@ def sum_over_ranks(statistics):
 
 
 # --- several ranks ------------------------------------------------------------
-def parallel(policy, shard, run, kl_reference=None):
+def parallel(policy, shard, run, frozen=None):
     """The policy as the loss calls it. With several ranks its backward averages their gradients.
 
-    One rank: the policy itself. shard='all': the policy itself, after its weights and those of the KL
-    reference are divided among the ranks (FSDP2). Otherwise: the policy in DDP. `run` is the Run.
+    One rank: the policy itself. shard='all': the policy itself, after its weights and those of `frozen`
+    are divided among the ranks (FSDP2). Otherwise: the policy in DDP. `frozen` is the Policy of a
+    KL reference or of a teacher, `run` the Run.
     """
     if run.world_size == 1:
         return policy
     if shard != 'all':
         return DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
-    # whether a decode copy computes what the model does is tried while its weights are whole
-    policy.eval()
-    with torch.no_grad(), run.autocast:
-        decoder_of(policy.model, run.compute_dtype, 1)
-    policy.train()
-    shard_weights(policy)
-    if kl_reference is not None:
-        shard_weights(kl_reference)
+    for module in (policy, frozen):
+        if module is None:
+            continue
+        # whether a decode copy computes what the model does is tried while its weights are whole
+        was_training = module.training
+        module.eval()
+        with torch.no_grad(), run.autocast:
+            decoder_of(module.model, run.compute_dtype, 1)
+        module.train(was_training)
+        shard_weights(module)
     return policy
 
 

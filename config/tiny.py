@@ -21,7 +21,7 @@ if script == 'dpo':
     epochs, warmup_steps, learning_rate, eval_every = 6.0, 5, 3e-4, 30
     # without this term the chosen completions become improbable too, and others come in their place
     sft_coef = 3.0
-if script in ('grpo', 'hpt', 'prefix_rft'):
+if script in ('grpo', 'hpt', 'prefix_rft', 'distill'):
     data = 'search:train'
     # 64 prompts and half the steps cost the same and gave less (docs/results.md)
     prompts_per_step, group_size = 32, 8
@@ -33,6 +33,9 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
 if script == 'grpo':
     # as in GRPO's paper: a long completion weighs no more than a short one
     loss_denominator = 'sequences'
+if script == 'distill':
+    teacher = 'out/tiny_teacher'  # python sft.py config/tiny_teacher.py
+    max_steps, eval_every, sample_every = 40, 10, 20
 if script == 'prefix_rft':
     prefix_steps = 96  # the whole run, as in the paper
 if script == 'hpt':
