@@ -237,10 +237,6 @@ TOGETHER = [
     PairRule('updates_per_rollout', 'prompts_per_step', lambda updates, prompts: updates <= prompts,
              'updates_per_rollout must be at most prompts_per_step: '
              'each update takes a share of the prompts'),
-    # rewards of distill.py, which also takes groups of one completion
-    PairRule('reward_coef', 'group_size', lambda coefficient, group_size: coefficient == 0 or group_size >= 2,
-             'group_size must be at least 2 with a reward_coef: '
-             'a reward is compared with the others of its group'),
     # prefixes of demonstrations
     PairRule('n_prefix', 'group_size', lambda n_prefix, group_size: n_prefix < group_size,
              'n_prefix must be below group_size'),

@@ -120,6 +120,8 @@ activation_checkpointing = False  # recompute each layer in backward
 compile = False  # torch.compile of every layer: 20 seconds at first; an H200 gains half, a CPU 0 to 8 %
 shard = 'optimizer'  # over the ranks: 'none', 'optimizer' (Adam's moments), 'all' (weights too: FSDP2)
 config = configure(globals(), group_size=at_least(1))
+if reward_coef > 0 and group_size < 2:
+    raise UserError('with a reward_coef group_size must be at least 2: rewards of a group are compared')
 check_out_dir(out_dir, resume, overwrite)
 
 # --- imports ------------------------------------------------------------------
@@ -204,7 +206,7 @@ if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard, compute_dtype == torch.bfloat16, teacher=teacher_policy.model.config,
-        kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
+        whole_distributions=divergence != 'sampled', kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
         max_new_tokens=max_new_tokens, lora_rank=lora_rank)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 

@@ -801,13 +801,13 @@ def out_of_memory(error):
 # --- memory -------------------------------------------------------------------
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True,
                 shard='optimizer', bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
-                max_new_tokens=1, lora_rank=0, teacher=None):
+                max_new_tokens=1, lora_rank=0, teacher=None, whole_distributions=False):
     """Memory of a GPU by use, in GB (1e9 bytes), as a dict. 'peak' is the sum at the worst moment.
 
     A step has two phases, rollout and update, and the peak is that of the larger one. There is a
     rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
     `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs, `teacher` is the configuration
-    of distill.py's. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
+    of distill.py's, whole_distributions says that its divergence is not 'sampled'. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
     the allocator loses to fragments.
     """
     sizes = sizes_of_config(config)
@@ -841,6 +841,9 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
         rollout = rollout_bytes(
             config, sizes, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens, sharded)
     update = update_bytes(config, sizes, bf16, micro_batch_tokens, activation_checkpointing)
+    if whole_distributions:
+        # a chunk's fp32 logits and log-probs of both models, and what a divergence makes of them
+        update['divergence of a chunk'] = 8 * 4 * LOGITS_PER_CHUNK
     if lora_rank:
         # the head is frozen
         update['logits chunk and head gradient'] -= sizes.embedding * (6 if bf16 else 4)

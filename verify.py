@@ -21,7 +21,7 @@ countdown  truth: {'numbers', 'target'}; the last <answer> uses each number once
            parentheses
 code       truth: {'language', 'tests': [{'input', 'output'}], 'time_limit_s', 'memory_mb'}: a
            program, from stdin to stdout
-f.py:g     g(completion, truth as text) -> float, of the user's own
+f.py:g     g(completion, truth as text) -> float, of the user's own; or {name: float}, whose mean counts
 
 Of several places the first that holds an answer decides, in the order above; within a place it is
 the last answer there. A truth that is a dict may also be given as its text, in JSON or as Python
@@ -51,7 +51,7 @@ from rewards.truths import NUMBERS, right_form, text_of
 
 __all__ = [
     'ANSWERS', 'KINDS', 'NAMES', 'boxed', 'bugs', 'check_truth', 'extract', 'gave_up', 'here',
-    'kind_of', 'raise_bugs', 'read_truth', 'verify', 'verify_all']
+    'kind_of', 'named_rewards', 'raise_bugs', 'read_truth', 'verify', 'verify_all']
 
 gave_up = Counter()  # kind -> verdicts of 0.0 because neither right nor wrong could be shown
 bugs = Counter()  # kind -> those of them that are this file's (or the user function's) own fault
@@ -95,6 +95,13 @@ DATA_SETS = {
 NAMES = {name: kind for kind, names in DATA_SETS.items() for name in names}
 
 
+def named_rewards(given):
+    """What a function of the user's gives, as {name: reward}: a single number has the name 'reward'."""
+    if isinstance(given, dict):
+        return given
+    return {'reward': given}
+
+
 @functools.lru_cache(64)
 def own(kind):
     """The user's function 'file.py:function' as a judge. Raises ValueError if there is none."""
@@ -110,10 +117,13 @@ def own(kind):
         raise ValueError(f'verifier {kind!r}: {error}') from error
 
     def judge(completion, truth, **opts):
-        reward = float(function(completion, truth, **opts))
-        # NaN is neither
-        need(0 <= reward <= 1, f'{kind} gave {reward}, not in [0, 1]')
-        return reward, kind
+        given = named_rewards(function(completion, truth, **opts))
+        rewards = {name: float(reward) for name, reward in given.items()}
+        need(rewards, f'{kind} gave no reward')
+        for reward in rewards.values():
+            # NaN is neither
+            need(0 <= reward <= 1, f'{kind} gave {reward}, not in [0, 1]')
+        return sum(rewards.values()) / len(rewards), kind
     return judge
 
 

@@ -22,7 +22,7 @@ if script == 'dpo':
     loss_type, beta, max_steps, epochs, batch_size, max_length = 'dpo_norm', 5.0, 0, 1.0, 128, 2048
     learning_rate, schedule, warmup_steps = 5e-7, 'linear', 48
     eval_every, checkpoint_every = 100, 200
-if script in ('grpo', 'hpt', 'prefix_rft'):
+if script in ('grpo', 'hpt', 'prefix_rft', 'distill'):
     data = 'hf://datasets/openai/gsm8k/main/train-00000-of-00001.parquet'  # needs pyarrow
     eval_prompts = 'hf://datasets/openai/gsm8k/main/test-00000-of-00001.parquet'
     instruction = 'Please reason step by step, and put your final answer within \\boxed{}.'
@@ -30,3 +30,7 @@ if script in ('grpo', 'hpt', 'prefix_rft'):
     advantage_std, learning_rate, schedule, warmup_steps = False, 1e-6, 'constant', 10
     kv_cache_gb, importance_cap = 24.0, 2.0
     max_steps, eval_every, sample_every, checkpoint_every = 300, 25, 5, 50
+if script == 'distill':
+    # settings of nobody's run: the learning rate is a guess
+    teacher = 'Qwen/Qwen3-4B'
+    prompts_per_step, group_size, learning_rate = 64, 4, 5e-6

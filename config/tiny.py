@@ -4,8 +4,7 @@
 model = 'out/tiny_base'
 out_dir = f'out/tiny_{script}'
 eval_prompts = 'search:test'
-# greedy decoding repeats one attempt until it is cut
-eval_temperature = 1.0
+eval_temperature = 1.0  # greedy decoding repeats one attempt until it is cut
 max_new_tokens = 128
 log_every = 5
 
@@ -23,21 +22,19 @@ if script == 'dpo':
     sft_coef = 3.0
 if script in ('grpo', 'hpt', 'prefix_rft', 'distill'):
     data = 'search:train'
-    # 64 prompts and half the steps cost the same and gave less (docs/results.md)
-    prompts_per_step, group_size = 32, 8
+    prompts_per_step, group_size = 32, 8  # 64 and half the steps gave less (docs/results.md)
     # dividing by the group's std would give problems that are rarely solved most weight
     advantage_std = False
     learning_rate, beta2 = 3e-4, 0.99
     max_steps = 96
     eval_every, sample_every, checkpoint_every = 24, 48, 50
 if script == 'grpo':
-    # as in GRPO's paper: a long completion weighs no more than a short one
-    loss_denominator = 'sequences'
+    loss_denominator = 'sequences'  # a long completion weighs no more than a short one
 if script == 'distill':
     teacher = 'out/tiny_teacher'  # python sft.py config/tiny_teacher.py
-    max_steps, eval_every, sample_every = 40, 10, 20
+    # small batches and many steps (docs/distill.md)
+    prompts_per_step, group_size, max_steps, eval_every = 16, 4, 112, 28
 if script == 'prefix_rft':
     prefix_steps = 96  # the whole run, as in the paper
 if script == 'hpt':
-    # small, because the RL loss is a mean over all completions; 0.1 learned more slowly
-    sft_coef = 0.01
+    sft_coef = 0.01  # small, because the RL loss is a mean over all completions; 0.1 was slower

@@ -267,7 +267,7 @@ def test_out_of_memory_names_the_knobs(capsys):
 
 
 # --- legal values ---------------------------------------------------------------------------------
-SCRIPTS = ['sft', 'dpo', 'grpo', 'hpt', 'prefix_rft', 'sample']
+SCRIPTS = ['sft', 'dpo', 'grpo', 'hpt', 'prefix_rft', 'distill', 'sample']
 ANY_VALUE = {  # texts that name data and ways to read them, and the seed
     'chat_template', 'eval_data', 'eval_prompts', 'verifier', 'languages', 'instruction', 'wandb_project', 'seed',
     'rejected_model'}  # '' or a model: see check_models
@@ -306,6 +306,9 @@ RULES = {
     'n_prefix': AT_LEAST_0, 'prefix_low': SHARE, 'prefix_low_end': SHARE, 'prefix_high': SHARE,
     'prefix_steps': AT_LEAST_1, 'prefix_entropy': SHARE,
     'prefix_baseline': (['group', 'free'], ['all', ''], 'group or free'),
+    'teacher': NAME, 'divergence': (['sampled', 'reverse_kl', 'forward_kl', 'jsd'], ['kl', ''], 'sampled, reverse_kl, forward_kl or jsd'),
+    'jsd_beta': ([0.1, 0.9], [0.0, 1.0, math.nan], 'above 0 and below 1'), 'on_policy_fraction': SHARE,
+    'off_policy': (['teacher', 'demonstration'], ['student', ''], 'teacher or demonstration'), 'reward_coef': AT_LEAST_0_FLOAT,
     'loss_type': (['dpo', 'dpo_norm', 'ipo', 'simpo'], ['sigmoid', ''], 'dpo, dpo_norm, ipo or simpo'),
     'gamma_beta_ratio': AT_LEAST_0_FLOAT,
     'eval_samples': ([1, 8], [0, -1], 'at least 1'),
@@ -479,7 +482,8 @@ def test_no_rule_is_for_a_knob_that_nobody_has(settings):
 
 @pytest.mark.parametrize('scripts, flag, words', [
     (['sft', 'dpo'], '--max_steps=0', None), (['sft', 'dpo'], '--max_steps=-1', 'at least 0'),
-    (['grpo', 'hpt', 'prefix_rft'], '--max_steps=0', 'at least 1'),
+    (['grpo', 'hpt', 'prefix_rft', 'distill'], '--max_steps=0', 'at least 1'),
+    (['grpo', 'hpt', 'prefix_rft'], '--group_size=1', 'at least 2'), (['distill'], '--group_size=1', None),
     (['sample'], '--temperature=0', None), (['sample'], '--temperature=-1', 'at least 0'),
     (['grpo', 'hpt', 'prefix_rft'], '--temperature=0', 'above 0'),
     (['dpo'], '--beta=0', 'above 0'), (['grpo', 'hpt', 'prefix_rft'], '--beta=0', None)])
@@ -493,7 +497,7 @@ def test_where_scripts_differ(settings, scripts, flag, words):
 
 
 @pytest.mark.parametrize('files, scripts', [
-    ('tiny', 'sft dpo grpo hpt prefix_rft'), ('qwen3_0.6b', 'sft dpo grpo hpt prefix_rft'),
+    ('tiny', 'sft dpo grpo hpt prefix_rft distill'), ('qwen3_0.6b', 'sft dpo grpo hpt prefix_rft distill'), ('tiny_teacher', 'sft'),
     ('qwen3_4b', 'sft dpo grpo hpt prefix_rft'), ('openr1_46k', 'sft grpo hpt prefix_rft'), ('tiny_base', 'sft'),
     ('real', 'sft grpo hpt sample'), ('tulu3_8b', 'sft dpo grpo'), ('tulu3_8b tulu3_4b', 'sft dpo grpo'),
     ('tulu_tiny', 'sft dpo grpo')])

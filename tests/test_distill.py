@@ -364,6 +364,6 @@ def test_a_missing_teacher_has_its_command(monkeypatch, rows, tmp_path):
 
 
 def test_a_reward_needs_a_group(monkeypatch, rows, tmp_path):
-    with pytest.raises(UserError, match='group_size must be at least 2 with a reward_coef'):
+    with pytest.raises(UserError, match='with a reward_coef group_size must be at least 2'):
         before_loop(monkeypatch, 'distill.py', '--model=tiny', '--teacher=tiny', f'--data={rows}', '--group_size=1', '--reward_coef=1',
                     f'--out_dir={tmp_path}/x')

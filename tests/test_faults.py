@@ -49,7 +49,8 @@ RL = ['--eval_prompts=', '--eval_every=0', '--prompts_per_step=4', '--group_size
     ('sft.py', 'forward,update,state,model,rollout,reward', ['--eval_data=', '--batch_size=8', '--eval_every=1', '--max_new_tokens=8']),
     ('dpo.py', 'forward,update,state,model', ['--eval_data=', '--eval_prompts=', '--batch_size=8']),
     ('grpo.py', 'rollout,reward,forward,update,state,model', RL), ('hpt.py', 'rollout,reward,forward,update,state,model', RL),
-    ('prefix_rft.py', 'rollout,reward,forward,update,state,model', [*RL, '--prefix_steps=9'])])
+    ('prefix_rft.py', 'rollout,reward,forward,update,state,model', [*RL, '--prefix_steps=9']),
+    ('distill.py', 'rollout,reward,forward,update,state,model', [*RL, '--teacher=tiny', '--divergence=jsd', '--on_policy_fraction=0.5'])])
 def test_a_signal_in_every_phase(rows, tmp_path, script, phases, flags):
     """SIGTERM and SIGINT, in turn, in the midst of each: the step is finished and kept, the run goes on to the same bits."""
     if script == 'dpo.py':

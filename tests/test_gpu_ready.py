@@ -19,7 +19,7 @@ import decoder
 import rollout
 from model import Documents, Policy, cached_sdpa, cached_varlen, load_model, memory_plan, packed_sdpa, packed_varlen, shape_config
 
-SCRIPTS = ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py']
+SCRIPTS = ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py']
 META = torch.device('meta')
 
 
@@ -181,6 +181,7 @@ def before_the_loop(tmp_path_factory, rows):
 
     def namespace(script):
         data = [f'--data={pairs if script == "dpo.py" else rows}'] + ['--eval_data='] * (script in ('sft.py', 'dpo.py'))
+        data += ['--teacher=tiny'] * (script == 'distill.py')
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
             return before_loop(patch, script, '--model=tiny', f'--out_dir={folder / script}', '--dtype=bfloat16', '--eval_prompts=', *data)
     return namespace

@@ -43,7 +43,7 @@ def evaluations(out):
 
 
 # --- evaluation -----------------------------------------------------------------
-@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 def test_an_evaluation_is_the_mean_over_its_samples(script, monkeypatch, tmp_path, some_rows, capsys):
     """eval_samples completions of each row at eval_temperature, with the seeds of the rows, as generate gives them; the same again later.
 
@@ -56,6 +56,8 @@ def test_an_evaluation_is_the_mean_over_its_samples(script, monkeypatch, tmp_pat
         flags += [f'--data={pairs}', '--eval_data=']
     if script == 'sft.py':
         flags += ['--eval_data=']
+    if script == 'distill.py':
+        flags += ['--teacher=tiny']
     ns = before_loop(monkeypatch, script, *flags)
     evaluate = ns.get('evaluate_prompts', ns['evaluate'])  # sft.py and dpo.py evaluate more than prompts
     ids = [row['ids'] for row in ns['eval_rows']]
@@ -94,7 +96,7 @@ def test_every_key_has_a_stream_of_its_own():
 KNOWN = [0.7563288092636986, 0.21380323108234023]
 
 
-@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 def test_the_streams_of_a_run_do_not_collide(monkeypatch, tmp_path, some_rows, script):
     """Every stream that two seeds draw from, in two rollouts, with all that is drawn from each."""
     streams, draw = [], data.random_stream
@@ -107,7 +109,8 @@ def test_the_streams_of_a_run_do_not_collide(monkeypatch, tmp_path, some_rows, s
     for module in (data, rollout):
         monkeypatch.setattr(module, 'random_stream', recorded)
     for seed in (1, 2 ** 32 + 1):
-        ns = before_loop(monkeypatch, script, *RL, *some_rows, f'--seed={seed}', '--eval_prompts=', f'--out_dir={tmp_path}/{seed}')
+        more = ['--teacher=tiny', '--on_policy_fraction=0.5'] if script == 'distill.py' else []
+        ns = before_loop(monkeypatch, script, *RL, *some_rows, *more, f'--seed={seed}', '--eval_prompts=', f'--out_dir={tmp_path}/{seed}')
         for first in (0, 5):
             ns['rollout'](ns['order'].take(5), first)
     data.shuffled.cache_clear()
@@ -278,10 +281,11 @@ def test_two_ranks_refuse_another_sharding_in_one_line(run, tmp_path, some_rows)
 
 
 # --- nothing is lost -----------------------------------------------------------
-@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 def test_an_evaluation_that_fails_costs_no_step(monkeypatch, tmp_path, some_rows, script):
     """At the end and on the way: the checkpoint of the step is there, --resume=True goes on to the same log and weights."""
-    flags = [*(RL if script[0] in 'ghp' else ['--batch_size=3', '--warmup_steps=0', '--max_new_tokens=4', '--eval_data=', '--model=tiny']), *some_rows,
+    own = ['--teacher=tiny'] if script == 'distill.py' else []
+    flags = [*own, *(RL if script not in ('sft.py', 'dpo.py') else ['--batch_size=3', '--warmup_steps=0', '--max_new_tokens=4', '--eval_data=', '--model=tiny']), *some_rows,
              '--eval_every=2', '--max_steps=3', '--checkpoint_every=0', '--schedule=constant', *([PAIRS] if script == 'dpo.py' else [])]
     inside(monkeypatch, script, *flags, f'--out_dir={tmp_path}/whole')
     whole, generate = rollout.generate, rollout.generate
@@ -323,11 +327,12 @@ def test_mismatch_is_that_of_the_policy_that_sampled(monkeypatch, tmp_path, some
     assert all(r['policy/mismatch'] < 1e-4 for r in trainings(f'{tmp_path}/x'))
 
 
-@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 @pytest.mark.parametrize('denominator', ['tokens', 'sequences', 'constant'])
 def test_a_completion_weighs_the_same_in_every_share(monkeypatch, tmp_path, some_rows, script, denominator):
     """Five prompts, three updates: shares of 2, 2 and 1 groups. By hand: 1 / (all tokens / 3) and so on."""
-    ns = before_loop(monkeypatch, script, *RL, *some_rows, f'--loss_denominator={denominator}', '--beta=0.1', f'--out_dir={tmp_path}/x')
+    ns = before_loop(monkeypatch, script, *RL, *some_rows, f'--loss_denominator={denominator}',
+                     '--teacher=tiny' if script == 'distill.py' else '--beta=0.1', f'--out_dir={tmp_path}/x')
     groups = ns['rollout'](list(range(5)), 0)
     sizes = [len(completion.ids) for group in groups for completion in group.completions]
     expected = {'tokens': [3 / sum(sizes)], 'constant': [3 / (4 * 15)], 'sequences': [3 / (15 * n) for n in set(sizes)]}[denominator]
@@ -377,12 +382,13 @@ def test_maj_is_left_out_where_nothing_can_be_voted_on(monkeypatch, tmp_path, st
 
 
 # --- all scripts, odd numbers --------------------------------------------------
-@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 def test_odd_numbers_on_two_ranks(run, tmp_path, some_rows, script):
     """Invariant 6 with nothing that divides anything: 5 prompts, groups of 3, 3 updates a rollout, 7 steps, evaluation every 2, checkpoint
     every 4, two ranks. Stopped at step 6 (the end of a rollout) and resumed: the same weights, the same log."""
     own = {'sft.py': ['--batch_size=5', '--eval_data='], 'dpo.py': ['--batch_size=5', '--model=tiny', PAIRS]}
-    rl = ['--prompts_per_step=5', '--group_size=3', '--updates_per_rollout=3', '--sample_every=0', '--beta=0.01']
+    rl = ['--prompts_per_step=5', '--group_size=3', '--updates_per_rollout=3', '--sample_every=0']
+    rl += ['--teacher=tiny', '--on_policy_fraction=0.5'] if script == 'distill.py' else ['--beta=0.01']
     flags = [*some_rows, '--max_new_tokens=6', '--eval_every=2', '--checkpoint_every=4', '--schedule=constant', '--warmup_steps=2',
              '--micro_batch_tokens=200', *own.get(script, rl)]
     whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')

@@ -31,7 +31,8 @@ def test_sft_on_two_ranks_is_sft_on_one(monkeypatch, run, rows, tmp_path, batch)
 @pytest.mark.parametrize('script, flags', [
     ('grpo.py', ['--updates_per_rollout=2', '--beta=0.1', '--importance_cap=2']),
     ('grpo.py', ['--prompts_per_step=1', '--beta=0.1', '--group_size=8']),  # a rank without prompts
-    ('hpt.py', ['--beta=0.1', '--gamma=0.3']), ('prefix_rft.py', [])])
+    ('hpt.py', ['--beta=0.1', '--gamma=0.3']), ('prefix_rft.py', []), ('distill.py', ['--teacher=tiny', '--on_policy_fraction=0.5']),
+    ('distill.py', ['--teacher=tiny', '--divergence=jsd', '--prompts_per_step=1', '--updates_per_rollout=1'])])
 def test_rewards_on_two_ranks_are_those_of_one(monkeypatch, run, start_model, tmp_path, script, flags):
     """Rollouts with prefill by the decode copy, evaluation of 3 prompts, KL, several updates."""
     held_out = tmp_path / 'held_out.jsonl'
@@ -45,7 +46,8 @@ def test_rewards_on_two_ranks_are_those_of_one(monkeypatch, run, start_model, tm
         assert a.get('reward/mean') == b.get('reward/mean') and a.get('completion/len_mean') == b.get('completion/len_mean')
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-4, abs=1e-6)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-3)
-        assert a['policy/kl'] == pytest.approx(b['policy/kl'], rel=1e-2, abs=1e-8) and b['policy/mismatch'] < 1e-4
+        kl = 'distill/divergence' if script == 'distill.py' else 'policy/kl'
+        assert a[kl] == pytest.approx(b[kl], rel=1e-2, abs=1e-8) and b['policy/mismatch'] < 1e-4
     assert evaluations(f'{tmp_path}/one') == evaluations(f'{tmp_path}/two')
     assert same(tmp_path / 'one', tmp_path / 'two', 2e-5)
 
@@ -78,11 +80,12 @@ def test_dpo_on_two_ranks_is_dpo_on_one(monkeypatch, run, start_model, tmp_path)
         assert same(one, two, 2e-5)
 
 
-@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py'])
+@pytest.mark.parametrize('script', ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py'])
 def test_resume_is_exact(run, tmp_path, some_rows, script):  # noqa: F811
     """Invariant 6 with odd numbers, see test_odd_numbers_on_two_ranks of test_runs.py. Each rank saves its own part of the weights."""
     own = {'sft.py': ['--batch_size=5', '--eval_data='], 'dpo.py': ['--batch_size=5', '--model=tiny', PAIRS]}
-    rl = ['--prompts_per_step=5', '--group_size=3', '--updates_per_rollout=3', '--sample_every=0', '--beta=0.01']
+    rl = ['--prompts_per_step=5', '--group_size=3', '--updates_per_rollout=3', '--sample_every=0']
+    rl += ['--teacher=tiny', '--divergence=forward_kl'] if script == 'distill.py' else ['--beta=0.01']
     flags = [*some_rows, ALL, '--max_new_tokens=6', '--eval_every=2', '--checkpoint_every=4', '--schedule=constant', '--warmup_steps=2',
              '--micro_batch_tokens=200', *own.get(script, rl)]
     whole_run, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')

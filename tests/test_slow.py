@@ -22,7 +22,8 @@ KILLS, STEPS = 20, 150
 COMMON = [f'--max_steps={STEPS}', '--checkpoint_every=1', '--eval_prompts=', '--eval_every=0', '--warmup_steps=3', '--log_every=100']
 RL = ['--prompts_per_step=4', '--group_size=4', '--max_new_tokens=24', '--sample_every=0']
 FLAGS = {'sft': ['--batch_size=8', '--eval_data='], 'dpo': ['--batch_size=8', '--eval_data='],
-         'grpo': RL, 'hpt': RL, 'prefix_rft': [*RL, '--prefix_steps=50']}
+         'grpo': RL, 'hpt': RL, 'prefix_rft': [*RL, '--prefix_steps=50'],
+         'distill': [*RL, '--teacher=tiny', '--on_policy_fraction=0.5']}
 
 
 def lines(folder):

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py']
+SCRIPTS = ['sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py', 'distill.py']
 SECTIONS = ['config', 'imports', 'run set-up', 'data', 'model', 'optimizer, schedule', 'helpers', 'micro-batches', 'the loss',
             'resume, log', 'the loop', 'clean up']
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from model import memory_plan, shape_config
-from tools import lora
+from tools import distill, lora
 from tools.report import report
 from tools.results import REAL, SEARCH, Summary, all_tuning_runs, seed_runs
 
@@ -167,6 +167,15 @@ def test_the_tables_of_lora_are_those_of_the_runs(monkeypatch):
     assert read('docs/lora.txt') == known
     tables = re.findall(r'<!-- figures: docs/lora.txt -->\n(.*?)\n\n', PAGES['docs/lora.md'], re.S)
     assert len(tables) >= 2 and all(set(table.split('\n')) <= set(known.split('\n')) for table in tables)
+
+
+def test_the_table_of_distillation_is_that_of_the_runs(monkeypatch):
+    """docs/distill.txt is the report of docs/distill.jsonl; the page's table stands in it, line by line."""
+    monkeypatch.chdir(ROOT)
+    known = distill.report(distill.read_kept())
+    assert read('docs/distill.txt') == known
+    table, = re.findall(r'<!-- figures: docs/distill.txt -->\n(\|.*?)\n\n', PAGES['docs/distill.md'], re.S)
+    assert set(table.split('\n')) <= set(known.split('\n'))
 
 
 @pytest.mark.parametrize('shape', ['0.6b', '1.7b', '4b', '8b'])
