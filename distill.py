@@ -206,7 +206,8 @@ if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard, compute_dtype == torch.bfloat16, teacher=teacher_policy.model.config,
-        whole_distributions=divergence != 'sampled', kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
+        whole_distributions=divergence != 'sampled',
+        kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
         max_new_tokens=max_new_tokens, lora_rank=lora_rank)
     print('memory plan, GB a GPU: ' + ', '.join(f'{key} {gb:.3g}' for key, gb in memory.items()))
 

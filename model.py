@@ -806,9 +806,10 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
 
     A step has two phases, rollout and update, and the peak is that of the larger one. There is a
     rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
-    `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs, `teacher` is the configuration
-    of distill.py's, whole_distributions says that its divergence is not 'sampled'. Left out: the CUDA context and the libraries' workspaces, about 1 GB, and what
-    the allocator loses to fragments.
+    `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs. `teacher` is the configuration
+    of distill.py's, and whole_distributions says that its divergence is not 'sampled'. Left out:
+    the CUDA context and the libraries' workspaces, about 1 GB, and what the allocator loses to
+    fragments.
     """
     sizes = sizes_of_config(config)
     compute_bytes = 2 if bf16 else 4  # of a number in a matrix product
