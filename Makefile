@@ -8,7 +8,7 @@ SCALE ?= 1
 BIN = .venv/bin
 RUN = $(BIN)/python
 
-.PHONY: demo real real-tokenizers dpo tulu figures speed ablations results test release slow lint clean
+.PHONY: demo real real-tokenizers dpo tulu figures speed papers results test release slow lint clean
 
 .venv/run: requirements.txt
 	@echo "making a virtual environment in .venv"
@@ -105,8 +105,8 @@ speed: .venv/dev
 	  echo "python -m tools.bench --what=$$flags"; $(RUN) -m tools.bench --what=$$flags 2>/dev/null; done \
 	  | grep -v '^--' | tee docs/speed.txt
 
-ablations: out/tiny_base/model.safetensors
-	$(RUN) docs/ablations/run.py
+papers: out/tiny_base/model.safetensors
+	$(RUN) papers/run.py
 
 results: .venv/run
 	$(RUN) -m tools.results
@@ -116,7 +116,7 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist worksteal tests
 
 release: .venv/dev
-	@echo "style, README and docs, exercises, ablations, then every mutant: about 15 minutes on 2 cores"
+	@echo "style, README and docs, exercises, then every mutant: about 15 minutes on 2 cores"
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q tests/release
 	$(RUN) tests/release/mutants.py

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import model as weights_module
+from tools import distill as comparison
 
 FULL = ['reverse_kl', 'forward_kl', 'jsd']
 FLAGS = ['--eval_prompts=', '--micro_batch_tokens=300']
@@ -367,3 +368,24 @@ def test_a_reward_needs_a_group(monkeypatch, rows, tmp_path):
     with pytest.raises(UserError, match='with a reward_coef group_size must be at least 2'):
         before_loop(monkeypatch, 'distill.py', '--model=tiny', '--teacher=tiny', f'--data={rows}', '--group_size=1', '--reward_coef=1',
                     f'--out_dir={tmp_path}/x')
+
+
+# --- the comparison ------------------------------------------------------------------
+def test_flops_of_a_run_by_hand():
+    """2N for each token that student or teacher samples and for each that the teacher scores, 6N for each trained."""
+    log = [{'tokens/sampled': 100, 'distill/teacher_sampled': 50, 'tokens/trained': 120, 'distill/divergence': 0.1},
+           {'eval/pass@1': 0.5}, {'tokens/trained': 80, 'distill/divergence': 0.1}]
+    assert comparison.tflop_of(log, 10 ** 9) == pytest.approx((2 * 150 + 2 * 200 + 6 * 200) / 1000)
+    assert comparison.tflop_of([{'tokens/sampled': 100, 'tokens/trained': 40}], 10 ** 9) == pytest.approx((200 + 240) / 1000)
+
+
+def test_the_table_has_the_tuned_rate_and_the_spread_of_three_seeds():
+    method = comparison.METHODS[1]
+    kept = {}
+    for seed in (0, 1, 2, 3):
+        for rate in method.rates:
+            score = 0.5 + 0.1 * (rate == method.rates[1]) + 0.01 * seed
+            kept[comparison.Run(method.name, rate, seed)] = {
+                'curve': [(0, 0.2), (28, 0.4), (56, score)], 'tflop': 2.0, 'eval/pass@1/4': 0.3, 'made': 'today'}
+    (row,) = [line for line in comparison.report(kept).split('\n') if line.startswith(f'| {method.name} |')]
+    assert row == f'| {method.name} | {method.rates[1]:g} | 2.0 | 0.400 ± 0.000 | 0.620 ± 0.010 | 0.300 ± 0.000 |'

@@ -216,6 +216,23 @@ def test_bugs_are_counted_and_printed_once(monkeypatch, capsys):
     assert capsys.readouterr().err.count('no such key') == 2  # the line and the message of one traceback
 
 
+def test_several_rewards_count_as_their_mean(tmp_path):
+    """A function of the user's may give {name: reward}; one out of range, or none at all, is a verdict given up."""
+    path = tmp_path / 'several.py'
+    path.write_text('import json\ndef f(completion, truth):\n    return json.loads(completion)\n')
+    kind = f'{path}:f'
+    gave_up.clear()
+    for text, reward in [('{"right": 1, "short": 0}', 0.5), ('{"a": 1, "b": 0.5, "c": 0}', 0.5), ('{"a": 0.25}', 0.25), ('0.25', 0.25),
+                         ('true', 1.0)]:
+        assert verify(kind, text, '') == reward
+    assert not gave_up
+    for text in ('{"a": 1, "b": 1.5}', '{"a": 1, "b": NaN}', '{"a": -1, "b": 1}', '{}'):
+        assert verify(kind, text, '') == 0
+    assert gave_up == {kind: 4}
+    # by worker processes too
+    assert module.verify_all([(kind, '{"right": 1, "short": 0}', '')], workers=1) == [(0.5, False)]
+
+
 def test_workers_survive_death_and_count(tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text('import os, time\ndef f(completion, truth):\n    if completion == "die":\n        os._exit(1)\n'

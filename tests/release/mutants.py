@@ -22,6 +22,7 @@ ROWS, TOKENS, WILD = (f'tests/test_{name}.py::' for name in ('rows', 'tokenizers
 LATEX = 'tests/test_latex.py'
 EMBEDDED, RESULTS = 'tests/test_embedded.py::', 'tests/test_results.py::'
 LORA, SHARDED = 'tests/test_lora.py::', 'tests/test_sharded.py::'
+DISTILL = 'tests/test_distill.py::'
 # invariant, file, the line as it is, the line broken, the tests that must fail
 MUTANTS = [
     (1, 'data.py', 'place = found.end()', 'place = found.start()', DATA),
@@ -95,6 +96,22 @@ MUTANTS = [
     (10, 'prefix_rft.py', 'return self.prefix_ids + self.sampled_ids',
      "return (tokenizer(' ' + tokenizer.decode(self.prefix_ids))['input_ids'] if self.prefix_ids else []) + self.sampled_ids",
      HYBRIDS + 'test_cosine_prefix_and_baseline_by_hand'),
+    (10, 'distill.py', "difference = micro['teacher_logprobs'] - old_logprobs", "difference = old_logprobs - micro['teacher_logprobs']",
+     DISTILL + 'test_sampled_reverse_kl_is_a_policy_gradient'),
+    (10, 'distill.py', 'advantage = reward_coef * micro', 'advantage = micro', DISTILL + 'test_a_reward_is_added'),
+    (10, 'distill.py', 'objective = objective - divergences', 'pass', DISTILL + 'test_whole_distributions_are_trls'),
+    (10, 'distill.py', 'torch.where(is_off_policy, 1.0, advantage)', 'advantage', DISTILL + 'test_without_any_of_its_own_samples_it_is_sft'),
+    (10, 'distill.py', 'sampler_logprobs = torch.where(is_off_policy, logprobs.detach(), sampler_logprobs)', 'pass',
+     DISTILL + 'test_importance_cap_leaves_off_policy_tokens_alone'),
+    (10, 'distill.py', 'log_teacher + math.log(jsd_beta), log_student + math.log(1 - jsd_beta)',
+     'log_teacher + math.log(1 - jsd_beta), log_student + math.log(jsd_beta)', DISTILL + 'test_divergences_by_hand'),
+    (10, 'distill.py', "random_stream(seed, 'on_policy', place)", "random_stream(seed, 'on_policy', rank)", DISTILL + 'test_on_policy_fraction'),
+    (10, 'distill.py', 'needs_truth=reward_coef > 0', 'needs_truth=True', DISTILL + 'test_prompts_without_a_truth_are_welcome'),
+    (10, 'model.py', 'teacher.resize_token_embeddings(n_ids, mean_resizing=False)', 'pass', DISTILL + 'test_a_teacher_of_another_shape'),
+    (10, 'model.py', 'hidden.split(chunk), target.hidden.split(chunk)', 'hidden.split(10 ** 6), target.hidden.split(10 ** 6)',
+     DISTILL + 'test_logits_are_never_whole'),
+    (10, 'chat.py', 'if tokenizer.encode(PAGE) != other.encode(PAGE):', 'if False:', DISTILL + 'test_another_tokenizer_is_refused'),
+    (10, 'tools/distill.py', "2 * sampled + 2 * scored + 6 * trained", "2 * sampled + 6 * trained", DISTILL + 'test_flops_of_a_run_by_hand'),
     (10, 'prefix_rft.py', 'sample_hybrids(my_prompts, [first_place + place for', 'sample_hybrids(my_prompts, [place + rank for', HYBRIDS + 'test_two_ranks_are_one'),
     ('faults', 'sft.py', 'stop_requested = any(gather(stop.requested))', 'stop_requested = stop.requested and rank == 0', FAULTS + 'test_a_signal_ends_the_step_and_nothing_is_lost'),
     ('faults', 'run.py', '            stop.requested = True', '            pass', FAULTS + 'test_a_signal_in_every_phase'),

@@ -1,4 +1,4 @@
-"""README.md, EXERCISES.md and docs/: commands can be typed, links lead somewhere, figures and quoted code are those of the files."""
+"""README.md, EXERCISES.md, docs/ and papers/README.md: commands can be typed, links lead somewhere, figures and quoted code are those of the files."""
 import ast
 import fnmatch
 import glob
@@ -22,7 +22,8 @@ def read(name):
 
 
 PAGES = {os.path.relpath(path, ROOT): read(path) for path in sorted(
-    [os.path.join(ROOT, 'README.md'), os.path.join(ROOT, 'EXERCISES.md'), *glob.glob(os.path.join(ROOT, 'docs', '*.md'))])}
+    [os.path.join(ROOT, 'README.md'), os.path.join(ROOT, 'EXERCISES.md'), os.path.join(ROOT, 'papers/README.md'),
+     *glob.glob(os.path.join(ROOT, 'docs', '*.md'))])}
 FENCE = re.compile(r'^```\n(.*?)^```$', re.M | re.S)
 
 
@@ -117,7 +118,7 @@ def test_every_page_is_linked():
 def test_files_that_are_named_exist():
     for page, text in PAGES.items():
         for name in re.findall(r'\b(?:[a-z]+/)*[a-z0-9_.]+\.py\b', text):
-            folders = ('', 'tests', 'tests/release', 'tests/release/exercises', 'tools', 'examples', 'examples/svamp')
+            folders = ('', 'tests', 'tests/release', 'tests/release/exercises', 'tools', 'examples', 'examples/svamp', 'papers')
             exists = any(os.path.exists(os.path.join(ROOT, folder, name)) for folder in folders)
             assert exists or name in ('my_file.py', 'my_reward.py', 'train.py') or page == 'docs/peers.md', (page, name)
 
