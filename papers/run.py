@@ -2,7 +2,7 @@
 
     python papers/run.py gspo       # both arms of one paper; prints a row of the table
     python papers/run.py            # all papers (make papers): hours on 2 cores
-    python papers/run.py --report   # the table again, from outcomes.jsonl, without any run
+    python papers/run.py --report   # README.md's two tables, from headers and outcomes.jsonl; no run
     python papers/run.py --jobs=4   # four runs at a time; default 2
 
 A paper is NAME.diff, which changes the scripts, or NAME.py, a config file. Either begins with a header
@@ -199,6 +199,17 @@ def table(names, papers, outcomes):
     return '\n'.join(lines)
 
 
+def list_of(papers):
+    """The papers with what their headers say, as a table in Markdown: README.md has it."""
+    lines = ['| file | what changes | paper | outcome |', '|---|---|---|---|']
+    for name, path in papers.items():
+        header = header_of(path)
+        link = f'[{name}]({os.path.basename(path)})'
+        cells = [link, header['changes'], header['paper'], header['outcome']]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
 # --- files --------------------------------------------------------------------
 def read_outcomes():
     """{(arm, seed): evaluations} of outcomes.jsonl."""
@@ -252,6 +263,8 @@ def main(arguments):
     outcomes = read_outcomes()
     with open(os.path.join(HERE, 'table.txt'), 'w') as f:
         f.write(table(papers, papers, outcomes) + '\n')
+    if '--report' in options:
+        print(list_of(papers), end='\n\n')
     print(table(names, papers, outcomes))
 
 

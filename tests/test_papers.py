@@ -393,6 +393,18 @@ def test_table_has_a_row_for_each_paper_with_all_runs():
     assert head.count('|') == rule.count('|') == row.count('|')
 
 
+def test_readme_has_the_tables_of_run_py():
+    """papers/README.md has what the headers say and, once there are runs, the table of outcomes.jsonl, which is table.txt."""
+    with open(os.path.join(FOLDER, 'README.md')) as f:
+        readme = f.read()
+    assert papers_run.list_of(PAPERS) in readme
+    if os.path.exists(papers_run.OUTCOMES):
+        known = papers_run.table(PAPERS, PAPERS, papers_run.read_outcomes())
+        assert known in readme
+        with open(os.path.join(FOLDER, 'table.txt')) as f:
+            assert f.read() == known + '\n'
+
+
 def test_papers_of_one_command_share_a_baseline():
     arms = papers_run.arms_of(['rloo', 'maxrl', 'dapo'], PAPERS)
     baseline, = [arm for arm in arms if arm.startswith('baseline_')]

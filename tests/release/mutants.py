@@ -127,7 +127,7 @@ MUTANTS = [
     ('rows', 'rows.py', '        if weight == 0:\n            return False', '        if weight == 0:\n            return True', ROWS + 'test_turns_that_a_row_does_not_want_trained'),
     ('rows', 'rows.py', '        stored = stored_messages(value)\n', '        stored = None\n', ROWS + 'test_other_columns_stored_as_a_text'),
     ('rows', 'data.py', '        count_notes(report, where, notes)\n        examples', '        examples', ROWS + 'test_columns_that_are_not_used_are_counted'),
-    ('rows', 'hpt.py', '            n_missing += 1\n            continue', '            continue', HYBRIDS + 'test_demonstrations_that_the_template_does_not_take'),
+    ('rows', 'data.py', '            n_missing += 1\n            continue', '            continue', HYBRIDS + 'test_demonstrations_that_the_template_does_not_take'),
     ('tokens', 'data.py', '        earlier = earlier_spans(chat, protected, replies, places, text)', '        earlier = {}', DATA + '::test_end_of_turn_is_trained_although_pad_is_eos'),
     ('tokens', 'data.py', '            spans = earlier_spans(chat, protected, replies, places, text)\n', '            spans = {}\n', TOKENS + 'test_white_space_at_the_border_in_every_turn'),
     ('tokens', 'chat.py', '            if token.special or is_written:', '            if token.special:', TOKENS + 'test_marks_of_turns_that_are_not_special_are_text_where_somebody_types_them'),
