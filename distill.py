@@ -420,11 +420,14 @@ def rollout_metrics(groups, seconds):
     groups = [group for group in groups if not group.is_off_policy]  # what follows is the student's
     completions = [completion for group in groups for completion in group.completions]
     lengths = [len(completion.ids) for completion in completions]
+    # a prompt without a truth has no reward
+    rewards = [completion.reward for group in groups if group.prompt['kind'] is not None
+               for completion in group.completions]
     # the sampler computes a prompt once for all its completions
     prompt_tokens = sum(len(group.prompt['ids']) for group in groups)
     return {
         'distill/off_policy_frac': len(others) / prompts_per_step,
-        'reward/mean': mean([completion.reward for completion in completions]),
+        'reward/mean': mean(rewards),
         'reward/zero_std_frac': mean([not group.has_spread for group in groups]),
         'reward/gave_up': sum(completion.gave_up for completion in completions),
         'completion/len_mean': mean(lengths),
@@ -688,8 +691,9 @@ while True:
     step_tokens = tokens_of(groups)
     tokens += step_tokens
     # some completions with their rewards: the reward alone does not tell what is learned
-    if rank == 0 and due(sample_every):
-        first_group = groups[0]
+    groups_of_student = [group for group in groups if not group.is_off_policy]
+    if rank == 0 and due(sample_every) and groups_of_student:
+        first_group = groups_of_student[0]
         for completion in first_group.completions[:3]:
             tqdm.write(f'  {completion.reward:.2g} | {first_group.prompt["text"]!r} -> {completion.text!r}')
 

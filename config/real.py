@@ -8,7 +8,7 @@ _scale = int(os.environ.get('SCALE', 1))
 model = 'out/real_sft' if script == 'grpo' else 'out/smollm2'
 max_new_tokens = 64  # a demonstration has 17 on average
 
-if script in ('sft', 'grpo', 'hpt'):
+if script in ('sft', 'grpo', 'hpt', 'distill'):
     out_dir = f'out/real_{script}'
     data = 'examples/svamp/train.jsonl'
     eval_prompts = ''  # sample.py measures instead, at the temperature of training
@@ -28,6 +28,11 @@ if script in ('grpo', 'hpt'):
     sample_every = 10
 if script == 'hpt':
     sft_coef = 0.01  # as on the embedded task
+if script == 'distill':
+    # the model of SFT and GRPO teaches the start model
+    teacher = 'out/real_grpo'
+    prompts_per_step, group_size, max_steps = 16 * _scale, 2, 40
+    learning_rate, schedule, warmup_steps = 1e-4, 'cosine', 5
 if script == 'sample':
     data = 'examples/svamp/test.jsonl'
     n, temperature = 4, 1.0

@@ -499,7 +499,7 @@ def test_where_scripts_differ(settings, scripts, flag, words):
 @pytest.mark.parametrize('files, scripts', [
     ('tiny', 'sft dpo grpo hpt prefix_rft distill'), ('qwen3_0.6b', 'sft dpo grpo hpt prefix_rft distill'), ('tiny_teacher', 'sft'),
     ('qwen3_4b', 'sft dpo grpo hpt prefix_rft'), ('openr1_46k', 'sft grpo hpt prefix_rft'), ('tiny_base', 'sft'),
-    ('real', 'sft grpo hpt sample'), ('tulu3_8b', 'sft dpo grpo'), ('tulu3_8b tulu3_4b', 'sft dpo grpo'),
+    ('real', 'sft grpo hpt distill sample'), ('tulu3_8b', 'sft dpo grpo'), ('tulu3_8b tulu3_4b', 'sft dpo grpo'),
     ('tulu_tiny', 'sft dpo grpo')])
 def test_config_files_set_knobs_that_exist_to_legal_values(settings, files, scripts):
     for script in scripts.split():
