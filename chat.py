@@ -83,7 +83,8 @@ def check_same_tokens(tokenizer, other, name):
     if differing:
         raise UserError(f'{name} has another tokenizer: {len(differing):,} tokens of {len(mine):,} have '
                         f'another id or none, {differing[0]!r} for one: take a model of the same family')
-    if tokenizer.encode(PAGE) != other.encode(PAGE):
+    of_page = [each.encode(PAGE, add_special_tokens=False) for each in (tokenizer, other)]
+    if of_page[0] != of_page[1]:
         raise UserError(f'{name} has another tokenizer: the vocabulary is the same, but a page of text '
                         'becomes other ids: take a model of the same family')
 

@@ -1,7 +1,7 @@
 """On-policy distillation (Agarwal et al. 2024, arXiv 2306.13649): the student samples, a teacher scores.
 
     python distill.py config/tiny.py      # 1 CPU: the embedded task, after sft.py config/tiny_teacher.py
-    torchrun --nproc-per-node 8 distill.py config/qwen3_0.6b.py --teacher=Qwen/Qwen3-4B    # 8 GPUs
+    torchrun --nproc-per-node 8 distill.py config/qwen3_0.6b.py    # 8 GPUs
 
 The student is `model`, the teacher any model with the same tokenizer. No reward is needed: a prompt may
 be without a truth. The unified estimator (Lv et al. 2025, arXiv 2509.04419) is mask x (1 / reference
@@ -15,7 +15,8 @@ the prompts that it does not sample:
 
 So the left side is GRPO with the teacher's opinion of each token in place of a reward: a gradient of the
 reverse KL(student || teacher) at the sampled tokens. The right side is SFT on demonstrations or on samples
-of the teacher (sequence-level distillation, Kim and Rush 2016, arXiv 1606.07947).
+of the teacher: sequence-level distillation. (Kim and Rush 2016, arXiv 1606.07947, take the outputs of the
+teacher's beam search.)
 
 The other divergences compare the two distributions over the whole vocabulary, at the tokens of the
 student's samples and of the others alike (GKD, equation 1 and algorithm 1). S is the student, T the teacher:
@@ -24,15 +25,18 @@ student's samples and of the others alike (GKD, equation 1 and algorithm 1). S i
     forward_kl            KL(T || S), which is knowledge distillation
     jsd                   b KL(T || M) + (1 - b) KL(S || M), where M = b T + (1 - b) S and b is jsd_beta
 
+In none of them a gradient goes through what was sampled: the samples are held fixed.
+
 Deviations from Agarwal et al.:
 
-1. A sum over tokens divided by their number in the whole step, on all ranks; `loss_denominator` has others.
-2. on_policy_fraction is a share of the prompts of each step; theirs is the probability that a whole batch
-   is on-policy.
+1. A sum over tokens divided by their number in the whole step, on all ranks; theirs is the mean over
+   completions of their token means, loss_denominator='sequences'.
+2. on_policy_fraction is drawn for each prompt; theirs for a whole batch.
 3. `temperature` divides the logits in sampling and in both models' scores, so that what is sampled is what
    is scored; theirs samples and scores at temperatures of their own.
-4. divergence='sampled' is not theirs; it is that of Gu et al. 2024 (MiniLLM, arXiv 2306.08543) for each
-   token alone: no token has a part in what becomes of the ones after it.
+4. divergence='sampled' is not theirs but that of Lu et al. 2025 (On-Policy Distillation, Thinking Machines):
+   each token is judged alone. MiniLLM (Gu et al. 2024, arXiv 2306.08543) adds what the teacher says of the
+   tokens that follow.
 5. With a reward_coef the reward's side is GRPO's loss, clipped ratio included; theirs (equation 5) is
    (1 - a) x reward - a x divergence.
 
@@ -43,6 +47,9 @@ From a prompt to the gradient:
     add_fixed_logprobs        what stays as it is while the updates on a rollout change the student
     accumulate_gradients      the teacher's scores, forward, policy_loss, backward of each micro-batch
     the loop at the end       evaluate, rollout, updates, log, checkpoint
+
+The value of the loss says little with 'sampled': each token that the student did not sample adds minus its
+weight, whatever its probability. Read distill/divergence, distill/nll and eval/pass@1.
 """
 import math
 import time
@@ -68,8 +75,8 @@ out_dir = 'out/distill'  # run folder: model, log.jsonl, run.json, state/
 resume = False  # go on from out_dir/state
 overwrite = False  # start afresh in an out_dir that holds another run
 # what the student does not sample
-on_policy_fraction = 1.0  # share of the prompts that the student samples
-off_policy = 'teacher'  # the others are sampled by the 'teacher', or learn the row's 'demonstration'
+on_policy_fraction = 1.0  # probability that the student samples a prompt
+off_policy = 'teacher'  # else the 'teacher' samples it, or it has the row's 'demonstration', one a prompt
 max_length = 1024  # tokens of prompt and demonstration; longer ones go the way of `overlong`
 overlong = 'drop'  # 'drop' or 'cut' (no end of turn is invented)
 without_demonstration = 'error'  # rows that have none: 'error', 'drop' or 'rl' (the student samples)
@@ -85,11 +92,11 @@ kv_cache_gb = 4.0  # GB for the KV cache of rollouts, per GPU
 divergence = 'sampled'  # reverse KL at sampled tokens; all tokens: 'reverse_kl', 'forward_kl', 'jsd'
 jsd_beta = 0.5  # b of 'jsd', the teacher's share of the mixture
 reward_coef = 0.0  # weight of the verifier's reward beside the teacher; 0: rewards are only logged
-advantage_std = True  # divide the centred rewards by the group's std; False: only centred (Dr. GRPO)
+advantage_std = True  # with a reward_coef: divide the centred rewards by the group's std
 updates_per_rollout = 1  # optimizer steps on one rollout, each on its share of the groups
-clip_low, clip_high = 0.2, 0.28  # ratio within [1 - clip_low, 1 + clip_high]; matters with updates > 1
+clip_low, clip_high = 0.2, 0.28  # ratio's range, with updates > 1; for 'sampled' and rewards
 loss_denominator = 'tokens'  # 'tokens' (global mean), 'sequences' (mean of means), 'constant'
-importance_cap = 0.0  # 0: off; 2: times min(2, the token's probability by the trainer / by the sampler)
+importance_cap = 0.0  # 0: off; 2: times min(2, probability by trainer / sampler); same use as the clip
 micro_batch_tokens = 8192  # tokens in one forward, per GPU; a longer sequence is alone in one
 max_steps = 100  # optimizer steps
 # what is trained
@@ -194,7 +201,7 @@ if activation_checkpointing:
         gradient_checkpointing_kwargs={'use_reentrant': False})
 if compile:
     # a layer at a time: they are alike, and packed rows are of any length (dynamic)
-    for layer in policy.model.base_model.layers:
+    for layer in [*policy.model.base_model.layers, *teacher_policy.model.base_model.layers]:
         layer.compile(dynamic=True)
 
 # the policy as the loss calls it: with several ranks its backward averages their gradients
@@ -206,6 +213,7 @@ if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard, compute_dtype == torch.bfloat16, teacher=teacher_policy.model.config,
+        teacher_samples=off_policy == 'teacher' and on_policy_fraction < 1,
         whole_distributions=divergence != 'sampled',
         kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
         max_new_tokens=max_new_tokens, lora_rank=lora_rank)
@@ -425,15 +433,24 @@ def rollout_metrics(groups, seconds):
                for completion in group.completions]
     # the sampler computes a prompt once for all its completions
     prompt_tokens = sum(len(group.prompt['ids']) for group in groups)
+    of_rewards = {}
+    if rewards:
+        of_rewards = {
+            'reward/mean': mean(rewards),
+            'reward/zero_std_frac': mean([not group.has_spread for group in groups]),
+            'reward/gave_up': sum(completion.gave_up for completion in completions)}
+    teacher_sampled = 0  # tokens, counted as the student's
+    if off_policy == 'teacher':
+        for group in others:
+            teacher_sampled += len(group.prompt['ids'])
+            teacher_sampled += sum(len(completion.ids) for completion in group.completions)
     return {
         'distill/off_policy_frac': len(others) / prompts_per_step,
-        'reward/mean': mean(rewards),
-        'reward/zero_std_frac': mean([not group.has_spread for group in groups]),
-        'reward/gave_up': sum(completion.gave_up for completion in completions),
+        **of_rewards,
         'completion/len_mean': mean(lengths),
         'completion/truncated_frac': mean([not completion.stopped for completion in completions]),
         'tokens/sampled': sum(lengths) + prompt_tokens,
-        'distill/teacher_sampled': tokens_of(others) if off_policy == 'teacher' else 0,
+        'distill/teacher_sampled': teacher_sampled,
         # seconds include the verifier's
         'perf/gen_tok_s': sum(lengths) / seconds}
 
@@ -559,11 +576,16 @@ def jsd(log_student, log_teacher):
 
 DIVERGENCES = {'reverse_kl': reverse_kl, 'forward_kl': forward_kl, 'jsd': jsd}
 
+# SFT asks no teacher: with 'sampled' the loss has no use for its scores if the student never samples
+teacher_scores = divergence != 'sampled' or on_policy_fraction > 0 or without_demonstration == 'rl'
+
 
 @torch.no_grad()
 def scores_of_teacher(micro):
     """What the loss needs of the teacher for one micro-batch: its log-probs (N,) of the scored tokens,
     or, for a divergence of whole distributions, a Target that makes them."""
+    if not teacher_scores:
+        return {'teacher_logprobs': torch.zeros_like(micro['weight']), 'target': None}
     if divergence == 'sampled':
         logprobs, _ = forward(teacher_policy, micro)
         return {'teacher_logprobs': logprobs, 'target': None}
@@ -581,7 +603,7 @@ def policy_loss(logprobs, entropy, divergences, micro):
     the loop's metrics. The sequence of each token is in micro['doc'].
     """
     if divergence != 'sampled' and reward_coef == 0:
-        # no term below has a gradient: without this, backward would compute one, which is 0
+        # The ratio's side of the loss is 0 here. Detached, it costs no backward through TokenLogprobs.
         logprobs = logprobs.detach()
     # pi_old, the policy before the first update on this rollout: with one update the current one
     old_logprobs = micro.get('old_logprobs', logprobs.detach())  # (N,)
@@ -614,20 +636,21 @@ def policy_loss(logprobs, entropy, divergences, micro):
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantage
     objective = torch.min(unclipped, clipped)
 
-    # GKD's side of the loss, which has its gradient from the whole distribution
-    if divergences is not None:
-        objective = objective - divergences
-
     # the weights hold the denominator, so that this is a sum
     loss = -(weight * objective).sum()
 
-    if divergences is None:
+    # GKD's side. A divergence sums over all tokens that might have been sampled: the probability of
+    # the one that was has no part in it, and neither has its importance weight.
+    if divergences is not None:
+        loss = loss + (micro['weight'] * divergences).sum()
+    else:
         divergences = logprobs - micro['teacher_logprobs']  # its mean estimates the reverse KL
     statistics = {
         'loss': loss,
         # of what the student did not sample
         'off_policy': is_off_policy,
         'nll': -logprobs * is_off_policy,
+        'off_policy_divergence': divergences * is_off_policy,
         # of what it sampled
         'scored': ~is_off_policy,
         'divergence': divergences * ~is_off_policy,
@@ -722,7 +745,7 @@ while True:
         # DDP's gradients live in its buckets: freed, they would be allocated again beside them
         optimizer.zero_grad(set_to_none=ddp is policy)
         step += 1
-        samples += group_size * len(share)
+        samples += sum(len(group.completions) for group in share)
 
         # log; the policy's means are over the tokens that the student sampled; they are 0 without any
         totals = sum_over_ranks(totals)
@@ -737,7 +760,6 @@ while True:
             'grad_norm': grad_norm.item(),
             'skipped': skipped,
             **of_rollout,
-            'distill/divergence': totals['divergence'] / scored,
             'policy/entropy': totals['entropy'] / scored,
             'policy/clip_frac': totals['clipped'] / scored,
             'policy/mismatch': totals['mismatch'] / scored,
@@ -745,8 +767,15 @@ while True:
             # of the whole rollout, over the time since it began
             'perf/tok_s': step_tokens / seconds,
             'perf/gen_frac': rollout_seconds / seconds}
+        # the divergence, which 'sampled' only estimates, and what it costs
+        if totals['scored']:
+            metrics['distill/divergence'] = totals['divergence'] / scored
         if totals['off_policy']:
             metrics['distill/nll'] = totals['nll'] / totals['off_policy']
+            if divergence != 'sampled':
+                metrics['distill/divergence_off_policy'] = (
+                    totals['off_policy_divergence'] / totals['off_policy'])
+        metrics['distill/teacher_scored'] = metrics['tokens/trained'] if teacher_scores else 0
         if 'cuda' in device:
             metrics['perf/peak_gb'] = torch.cuda.max_memory_allocated() / 1e9
         log(metrics)

@@ -490,11 +490,17 @@ def load_teacher(name, device, dtype, student):
     It is read in `dtype`, so that a large teacher never takes the memory of fp32 weights.
     """
     teacher = load_model(name, device, dtype)
-    # Larger models of a family may have more padding behind the tokenizer's ids. Without these rows
-    # the teacher can sample no id that the student does not have.
+    # Models of a family may have different padding behind the tokenizer's ids. With the student's
+    # number of rows the teacher can sample no id that the student does not have, and score any that
+    # it has.
     n_ids = student.get_output_embeddings().weight.shape[0]
-    if teacher.get_output_embeddings().weight.shape[0] > n_ids:
+    n_ids_of_teacher = teacher.get_output_embeddings().weight.shape[0]
+    if n_ids != n_ids_of_teacher:
         teacher.resize_token_embeddings(n_ids, mean_resizing=False)
+        # Ids that only the student has are padding. The teacher gives them a logit of 0.
+        with torch.no_grad():
+            teacher.get_input_embeddings().weight[n_ids_of_teacher:] = 0
+            teacher.get_output_embeddings().weight[n_ids_of_teacher:] = 0
     return Policy(freeze(teacher, dtype))
 
 
@@ -801,15 +807,16 @@ def out_of_memory(error):
 # --- memory -------------------------------------------------------------------
 def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing=True,
                 shard='optimizer', bf16=True, reference=False, kv_cache_gb=0.0, rollout_rows=0,
-                max_new_tokens=1, lora_rank=0, teacher=None, whole_distributions=False):
+                max_new_tokens=1, lora_rank=0, teacher=None, teacher_samples=False,
+                whole_distributions=False):
     """Memory of a GPU by use, in GB (1e9 bytes), as a dict. 'peak' is the sum at the worst moment.
 
     A step has two phases, rollout and update, and the peak is that of the larger one. There is a
     rollout if kv_cache_gb > 0: this GPU has to sample at most `rollout_rows` completions, each of
     `max_new_tokens`. `shard` and `lora_rank` are the scripts' knobs. `teacher` is the configuration
-    of distill.py's, and whole_distributions says that its divergence is not 'sampled'. Left out:
-    the CUDA context and the libraries' workspaces, about 1 GB, and what the allocator loses to
-    fragments.
+    of distill.py's; teacher_samples says that it samples too, whole_distributions that the
+    divergence is not 'sampled'. Left out: the CUDA context and the libraries' workspaces, about 1 GB,
+    and what the allocator loses to fragments.
     """
     sizes = sizes_of_config(config)
     compute_bytes = 2 if bf16 else 4  # of a number in a matrix product
@@ -832,8 +839,8 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     if teacher is not None:
         teacher_shards = world_size if sharded else 1
         of_shards = f' / {teacher_shards}' if sharded else ''
-        teacher_bytes = frozen_bytes(sizes_of_config(teacher), compute_bytes)
-        always['teacher' + of_shards] = teacher_bytes / teacher_shards
+        teacher_sizes = sizes_of_config(teacher)
+        always['teacher' + of_shards] = frozen_bytes(teacher_sizes, compute_bytes) / teacher_shards
     adam_shards = 1 if shard == 'none' else world_size
     always[f'Adam moments / {adam_shards}'] = 8 * trained / adam_shards
 
@@ -841,10 +848,17 @@ def memory_plan(config, world_size, micro_batch_tokens, activation_checkpointing
     if kv_cache_gb:
         rollout = rollout_bytes(
             config, sizes, compute_bytes, kv_cache_gb, rollout_rows, max_new_tokens, sharded)
+        if teacher_samples:
+            # one after the other: what counts is the larger
+            of_teacher = rollout_bytes(teacher, teacher_sizes, compute_bytes, kv_cache_gb,
+                                       rollout_rows, max_new_tokens, sharded)
+            rollout = max(rollout, of_teacher, key=lambda use: sum(use.values()))
     update = update_bytes(config, sizes, bf16, micro_batch_tokens, activation_checkpointing)
     if whole_distributions:
         # a chunk's fp32 logits and log-probs of both models, and what a divergence makes of them
         update['divergence of a chunk'] = 8 * 4 * LOGITS_PER_CHUNK
+        # the teacher's head, gathered and cast; the gradient of the student's, of a chunk and summed
+        update['heads'] = (compute_bytes + 4 * sharded) * teacher_sizes.embedding + 8 * sizes.embedding
     if lora_rank:
         # the head is frozen
         update['logits chunk and head gradient'] -= sizes.embedding * (6 if bf16 else 4)
@@ -1505,7 +1519,7 @@ def add_gradients(grad_hidden, grad_weight, direction, scale, h, W):
 class Target(NamedTuple):
     """The distributions that a model is compared with, those of a teacher for the same N tokens."""
     hidden: torch.Tensor  # (N, teacher's hidden size), the state that predicts each token
-    weight: torch.Tensor  # (teacher's V, its hidden size), its output head
+    weight: torch.Tensor  # (V, teacher's hidden size), its output head
     divergence: Callable  # log-probs (n, V) of the model, of the teacher -> divergences (n,)
 
 
@@ -1516,18 +1530,16 @@ def token_divergences(hidden, weight, target, temperature, dtype):
     matrix products. The logits of a chunk of tokens live only while the chunk is computed: backward
     computes them again. So memory does not grow with the number of tokens times V.
     """
-    # The student may have more padding behind the tokenizer's ids than the teacher.
-    vocab_size = min(len(weight), len(target.weight))
-
-    W = weight[:vocab_size]
-    teacher_W = target.weight[:vocab_size]
+    # It has no gradient, so that one cast serves all chunks. The model's own head is cast for each
+    # chunk: the chunks' gradients are then summed up in fp32.
+    teacher_W = target.weight.to(dtype)  # (V, teacher's hidden size)
 
     def of_chunk(h, teacher_h):
-        log_p = logits_of(h, W, temperature, dtype).log_softmax(-1)  # (n, V)
+        log_p = logits_of(h, weight, temperature, dtype).log_softmax(-1)  # (n, V)
         teacher_log_p = logits_of(teacher_h, teacher_W, temperature, dtype).log_softmax(-1)  # (n, V)
         return target.divergence(log_p, teacher_log_p)  # (n,)
 
-    chunk = tokens_per_chunk(vocab_size)
+    chunk = tokens_per_chunk(len(weight))
     # Without any token there is still an empty chunk, so that every weight gets a gradient.
     divergences = [
         checkpoint(of_chunk, h, teacher_h, use_reentrant=False)

@@ -32,5 +32,5 @@ if script in ('grpo', 'hpt', 'prefix_rft', 'distill'):
     max_steps, eval_every, sample_every, checkpoint_every = 300, 25, 5, 50
 if script == 'distill':
     # settings of nobody's run: the learning rate is a guess
-    teacher = 'Qwen/Qwen3-4B'
+    teacher = 'Qwen/Qwen3-4B-Instruct-2507'  # Qwen3-4B would think, longer than max_new_tokens
     prompts_per_step, group_size, learning_rate = 64, 4, 5e-6

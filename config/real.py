@@ -31,7 +31,7 @@ if script == 'hpt':
 if script == 'distill':
     # the model of SFT and GRPO teaches the start model
     teacher = 'out/real_grpo'
-    prompts_per_step, group_size, max_steps = 16 * _scale, 2, 40
+    prompts_per_step, group_size, max_steps = 16 * _scale, 2, 24
     learning_rate, schedule, warmup_steps = 1e-4, 'cosine', 5
 if script == 'sample':
     data = 'examples/svamp/test.jsonl'

@@ -94,10 +94,11 @@ def folder_of(arm):
     return os.path.join(ROOT, 'out', 'papers', arm)
 
 
-def prepare(arm, diff):
+def prepare(arm, command, diff):
     """Copies the code to the arm's folder and applies the diff there, if the arm has one."""
     code = os.path.join(folder_of(arm), 'code')
     os.makedirs(code, exist_ok=True)
+    check_runs(arm, command, diff)
     # over the last copy, file by file: another run of this arm may be reading it
     for path in glob.glob(os.path.join(ROOT, '*.py')):
         shutil.copy(path, code)
@@ -108,6 +109,22 @@ def prepare(arm, diff):
         # paths of --directory are relative to the repository
         directory = os.path.relpath(code, ROOT)
         subprocess.run(['git', 'apply', f'--directory={directory}', diff], cwd=ROOT, check=True)
+
+
+def check_runs(arm, command, diff):
+    """Ends with an error if the arm's folder has runs of another command or another diff."""
+    made_from = command + '\n'
+    if diff:
+        with open(diff) as f:
+            _, _, changes = f.read().partition('\n--- ')  # without the header, whose outcome changes
+        made_from += changes
+    path = os.path.join(folder_of(arm), 'made_from.txt')
+    if os.path.exists(path):
+        with open(path) as f:
+            if f.read() != made_from:
+                sys.exit(f'error: {folder_of(arm)} has runs of another {arm}: delete it to make them anew')
+    with open(path, 'w') as f:
+        f.write(made_from)
 
 
 def train(job):
@@ -250,7 +267,7 @@ def main(arguments):
         # all copies before all runs: no copy changes under a run that reads it
         jobs = []
         for arm, (command, diff) in arms_of(names, papers).items():
-            prepare(arm, diff)
+            prepare(arm, command, diff)
             jobs += [(arm, seed, command) for seed in SEEDS]
         with ThreadPoolExecutor(n_jobs) as pool:
             results = list(pool.map(train, jobs))

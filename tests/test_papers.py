@@ -434,7 +434,7 @@ def test_from_a_command_to_its_row(monkeypatch, capsys, tmp_path):
     row = '0.000 ± 0.000 → 0.000 ± 0.000 | +0.000 ± 0.000'
     assert f'| raft | {" | ".join([row] * 4)} |' in capsys.readouterr().out
     assert f'| raft | {row}' in (tree / 'papers/table.txt').read_text()
-    assert sorted(os.listdir(tree / 'out/papers/raft')) == ['code', 'seed1', 'seed1.txt', 'seed2', 'seed2.txt']
+    assert sorted(os.listdir(tree / 'out/papers/raft')) == ['code', 'made_from.txt', 'seed1', 'seed1.txt', 'seed2', 'seed2.txt']
     assert {'config', 'papers', 'rewards', 'grpo.py', 'run.py'} <= {*os.listdir(tree / 'out/papers' / baseline / 'code')}
     lines = [json.loads(line) for line in open(tree / 'papers/outcomes.jsonl')]
     assert {line['arm'] for line in lines} == {'gspo', 'raft', baseline} and len(lines) == 1 + 2 * 2 * 2
@@ -444,6 +444,13 @@ def test_from_a_command_to_its_row(monkeypatch, capsys, tmp_path):
     module.main(['dr_grpo', '--jobs=1'])
     assert os.path.getmtime(tree / 'out/papers' / baseline / 'seed1/log.jsonl') == before
     assert json.load(open(tree / 'out/papers/dr_grpo/seed1/run.json'))['loss_denominator'] == 'constant'
+    # runs of another version of the diff are not taken for this one's
+    raft = tree / 'papers/raft.diff'
+    raft.write_text(raft.read_text().replace('outcome: pending', 'outcome: bad'))
+    module.prepare('raft', f'python grpo.py config/tiny.py {flags}', str(raft))
+    raft.write_text(raft.read_text().replace('return rewards', 'return 2 * rewards'))
+    with pytest.raises(SystemExit, match='has runs of another raft: delete it'):
+        module.prepare('raft', f'python grpo.py config/tiny.py {flags}', str(raft))
     module.main(['--report'])
     assert [line.split(' | ')[0] for line in capsys.readouterr().out.strip().split('\n')[-2:]] == ['| dr_grpo', '| raft']
 

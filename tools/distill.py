@@ -47,7 +47,7 @@ BATCH = ('--prompts_per_step=16', '--group_size=4', '--max_steps=56', '--eval_ev
 OF_TEACHER = (*BATCH, '--on_policy_fraction=0')
 METHODS = [
     Method('GRPO', 'grpo.py', ('--prompts_per_step=16', '--max_steps=72', '--eval_every=36'),
-           (1e-4, 2e-4, 4e-4)),
+           (2e-4, 4e-4, 8e-4)),
     Method("SFT on the teacher's samples", 'distill.py', OF_TEACHER),
     Method("forward KL on the teacher's samples", 'distill.py', (*OF_TEACHER, '--divergence=forward_kl')),
     Method('on-policy, sampled reverse KL', 'distill.py', BATCH),
@@ -100,8 +100,7 @@ def tflop_of(log, n_parameters):
     for record in log:
         sampled += record.get('tokens/sampled', 0) + record.get('distill/teacher_sampled', 0)
         trained += record.get('tokens/trained', 0)
-        if 'distill/divergence' in record:
-            scored += record['tokens/trained']
+        scored += record.get('distill/teacher_scored', 0)
     return n_parameters * (2 * sampled + 2 * scored + 6 * trained) / 1e12
 
 
