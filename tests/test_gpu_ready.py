@@ -251,7 +251,7 @@ def test_gradients_stay_in_ddps_buckets_and_ranks_wait_an_hour(tmp_path, rows, r
 # --- the measurement ----------------------------------------------------------
 def test_gpu_check_runs_through_on_a_cpu(monkeypatch, tmp_path):
     """Its smoke form: GPU minutes are not for finding out that a script has changed under it."""
-    items = ['info', 'sft06', 'graphs', 'grpo06', 'sampler', 'grpo4blora', 'sft8blora']
+    items = ['info', 'sft06', 'graphs', 'grpo06', 'sampler', 'grpo4blora', 'sft8blora', 'distill06jsd']
     monkeypatch.setenv('OUT', str(tmp_path))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     launch('tools/gpu_check.py', '200', ','.join(items))

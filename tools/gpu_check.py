@@ -487,10 +487,11 @@ def flops_of_a_token(model, lengths):
 
 
 def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps=2, micro_batch_tokens=16384,
-         lora_rank=0, needs_gb=0):
+         lora_rank=0, needs_gb=0, teacher='', divergence='sampled'):
     """Steps of grpo.py: how long they take, how much of that is the rollout, memory against the plan.
 
-    Skipped on a card with less than needs_gb GB.
+    With a teacher, a shape, they are steps of distill.py with this divergence. Skipped on a card with
+    less than needs_gb GB.
     """
     def run():
         if not SMOKE and torch.cuda.get_device_properties(0).total_memory < needs_gb * 1e9:
@@ -503,10 +504,14 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
                       f'--new_tokens={new}', f'--group_size={group_size}', '--fill=0.6')
         space['write_rows']({'prompt': text, 'answer': '1', 'dataset': 'sums'}
                             for text in space['prompts_of'](prompts * (steps + 1)))
+        distillation = {}
+        if teacher:
+            distillation = {'teacher': f'random:{teacher}', 'divergence': divergence}
         script = space['script'](
-            'grpo.py', prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
+            'distill.py' if teacher else 'grpo.py',
+            prompts_per_step=prompts, group_size=group_size, sample_every=0, max_new_tokens=new,
             max_prompt_tokens=2 * prompt, kv_cache_gb=kv_cache_gb, activation_checkpointing=True,
-            micro_batch_tokens=micro_batch_tokens, lora_rank=lora_rank)
+            micro_batch_tokens=micro_batch_tokens, lora_rank=lora_rank, **distillation)
         names = script.names
         model = names['policy'].model
         space['stopping'](model)
@@ -523,11 +528,13 @@ def grpo(shape, rows=128, prompt_tokens=200, new_tokens=256, group_size=8, steps
         plan = M.memory_plan(
             model.config, 1, micro_batch_tokens, activation_checkpointing=True,
             bf16=names['compute_dtype'] == torch.bfloat16, kv_cache_gb=kv_cache_gb, rollout_rows=completions,
-            max_new_tokens=new, lora_rank=lora_rank)
+            max_new_tokens=new, lora_rank=lora_rank, whole_distributions=divergence != 'sampled',
+            teacher=names['teacher_policy'].model.config if teacher else None)
         figures = {key: last[key] for key in (
             'perf/gen_tok_s', 'perf/gen_frac', 'policy/mismatch', 'grad_norm', 'completion/len_mean')}
         tokens_s = (last['tokens'] - tokens_before) / seconds
-        note(f'grpo {shape}', lora_rank=lora_rank, s_step=seconds / steps, tokens_s=tokens_s, **figures,
+        name = f'distill {shape} from {teacher}, {divergence}' if teacher else f'grpo {shape}'
+        note(name, lora_rank=lora_rank, s_step=seconds / steps, tokens_s=tokens_s, **figures,
              plan_gb=plan['peak'], **memory_figures())
     return run
 
@@ -572,6 +579,8 @@ ITEMS = [
     ('sft8blora', 90, sft(HUGE, batch_size=32, steps=2, activation_checkpointing=True,
                           micro_batch_tokens=16384, lora_rank=16)),
     ('grpo17', 60, grpo(MIDDLE)),
+    ('distill06', 60, grpo(SMALL, teacher=MIDDLE)),
+    ('distill06jsd', 60, grpo(SMALL, teacher=MIDDLE, divergence='jsd')),
 ]
 NEEDS_A_FRESH_PROCESS = {'sft06compile', 'sft4bcompile'}  # Inductor's workers hang in a forked one
 
