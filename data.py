@@ -704,7 +704,7 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
     None; 'difficulty'; 'messages'; 'text', the last message's; 'where'. instruction: added to every
     prompt. languages: a file of programming languages for kind 'code'. UserError: a truth that
     cannot be read or judged, an unknown kind, no prompt left. With needs_truth=False such a prompt
-    stays, its 'truth' and 'kind' are None, and the report counts it.
+    stays, its 'truth' and 'kind' are None, and the report counts it; an unknown `kind` is still an error.
     """
     chat = Chat(tokenizer)
     report = new_report(len(rows))
@@ -725,7 +725,9 @@ def rl_prompts(rows, tokenizer, max_prompt_tokens, kind='', instruction='', lang
         try:
             row_kind, truth = judged(row, asked, kind, more_languages)
         except UserError:
-            if needs_truth:
+            # a verifier that does not exist is a slip of the user, and no property of the rows
+            is_slip = kind and not verifier_exists(kind)
+            if needs_truth or is_slip:
                 raise
             row_kind, truth = None, None
             notes.append('rows without a truth that can be judged: they have no reward')
@@ -793,6 +795,15 @@ def add_demonstrations(prompts, source, tokenizer, max_length, overlong, without
         raise UserError(f'{source}: no row is left, because none has a demonstration that can be used'
                         f'{most_frequent(counts)}; --without_demonstration=rl learns from completions alone')
     return prompts, counts
+
+
+def verifier_exists(kind):
+    """Whether there is a verifier of this kind."""
+    try:
+        verify.judge_of(kind)
+    except ValueError:
+        return False
+    return True
 
 
 def judged(row, asked, kind, languages):

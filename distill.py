@@ -205,7 +205,8 @@ if compile:
         layer.compile(dynamic=True)
 
 # the policy as the loss calls it: with several ranks its backward averages their gradients
-ddp = parallel(policy, shard, run, teacher_policy)
+teacher_samples = off_policy == 'teacher' and on_policy_fraction < 1
+ddp = parallel(policy, shard, run, teacher_policy, teacher_samples)
 
 # what will hold the memory in a step
 if rank == 0:
@@ -213,7 +214,7 @@ if rank == 0:
     memory = memory_plan(
         policy.model.config, world_size, micro_batch_tokens, activation_checkpointing,
         shard, compute_dtype == torch.bfloat16, teacher=teacher_policy.model.config,
-        teacher_samples=off_policy == 'teacher' and on_policy_fraction < 1,
+        teacher_samples=teacher_samples,
         whole_distributions=divergence != 'sampled',
         kv_cache_gb=kv_cache_gb, rollout_rows=math.ceil(rollout_rows / world_size),
         max_new_tokens=max_new_tokens, lora_rank=lora_rank)
@@ -359,7 +360,7 @@ def rollout(indices, first_place):
     if off_policy == 'demonstration':
         for group in other_groups:
             group.completions = [demonstration_of(group.prompt)]
-    elif on_policy_fraction < 1:
+    elif teacher_samples:
         add_samples(other_groups, teacher_policy, 'rollout of the teacher')
 
     # rewards of what the student has sampled, then advantages

@@ -485,7 +485,7 @@ def freeze(model, dtype):
 
 
 def load_teacher(name, device, dtype, student):
-    """The model `name` as a frozen Policy, of which the model `student` learns. Raises UserError.
+    """The model `name` as a frozen Policy, from which the model `student` is to learn. Raises UserError.
 
     It is read in `dtype`, so that a large teacher never takes the memory of fp32 weights.
     """

@@ -112,27 +112,28 @@ def sum_over_ranks(statistics):
 
 
 # --- several ranks ------------------------------------------------------------
-def parallel(policy, shard, run, frozen=None):
+def parallel(policy, shard, run, frozen=None, frozen_samples=False):
     """The policy as the loss calls it. With several ranks its backward averages their gradients.
 
     One rank: the policy itself. shard='all': the policy itself, after its weights and those of `frozen`
     are divided among the ranks (FSDP2). Otherwise: the policy in DDP. `frozen` is the Policy of a
-    KL reference or of a teacher, `run` the Run.
+    KL reference or of a teacher, and frozen_samples says that it samples too. `run` is the Run.
     """
     if run.world_size == 1:
         return policy
     if shard != 'all':
         return DistributedDataParallel(policy, gradient_as_bucket_view=True, broadcast_buffers=False)
-    for module in (policy, frozen):
-        if module is None:
-            continue
-        # whether a decode copy computes what the model does is tried while its weights are whole
-        was_training = module.training
-        module.eval()
+    # whether a decode copy computes what the model does is tried while its weights are whole
+    samplers = [policy, frozen] if frozen_samples else [policy]
+    for sampler in samplers:
+        was_training = sampler.training
+        sampler.eval()
         with torch.no_grad(), run.autocast:
-            decoder_of(module.model, run.compute_dtype, 1)
-        module.train(was_training)
-        shard_weights(module)
+            decoder_of(sampler.model, run.compute_dtype, 1)
+        sampler.train(was_training)
+    shard_weights(policy)
+    if frozen is not None:
+        shard_weights(frozen)
     return policy
 
 

@@ -330,6 +330,9 @@ def test_a_truth_without_which_grpo_stops(tmp_path):
         rl_prompts([row], byte_tokenizer(), 100)
     (prompt,), report = rl_prompts([row], byte_tokenizer(), 100, needs_truth=False)
     assert prompt['truth'] is None and prompt['kind'] is None and report['notes']
+    # a verifier that the user has misspelt would otherwise give no reward without a word
+    with pytest.raises(UserError, match="no verifier 'maht'"):
+        rl_prompts([row], byte_tokenizer(), 100, 'maht', needs_truth=False)
 
 
 # --- teachers ---------------------------------------------------------------------
