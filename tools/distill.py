@@ -8,8 +8,8 @@ The student is out/tiny_base (`make demo` makes it), the teacher out/tiny_teache
 (`python sft.py config/tiny_teacher.py`). Each finished run is a line of docs/distill.jsonl, and is not
 made again: the command goes on where it was stopped. The table goes to docs/distill.txt. A learning
 rate is chosen for each method on seed 0 and search:tune; then three other seeds run with it and are
-measured on search:test. All runs sample the same number of completions, but for GRPO, whose steps
-cost less: it gets as many FLOPs.
+measured on search:test. Each way to distil trains on the same number of completions. GRPO samples more
+of them, because its steps cost less; the table has the compute of each.
 """
 import datetime
 import json
