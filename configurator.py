@@ -340,6 +340,7 @@ def command_that_makes(folder, path, knobs, files):
 
     # this run's own files come first: the stage before this one often uses the same files
     shipped_files = sorted(glob.glob('config/*.py', root_dir=home))
+    shipped_files += sorted(glob.glob('config/papers/*.py', root_dir=home))
     candidates = [files]
     for file in shipped_files:
         candidates.append([file])

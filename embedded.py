@@ -210,7 +210,7 @@ def arithmetic_row(n, rng):
 
 
 # --- sums ---------------------------------------------------------------------
-SUM_SIZES = {'base': 20000, 'train': 8000, 'test': 450}  # rows
+SUM_SIZES = {'base': 20000, 'train': 8000, 'tune': 300, 'test': 450}  # rows
 SUM_OPERANDS = range(2, 11)  # digits to add up: the difficulty
 # operands of base rows and their shares: few are hard
 SUM_BASE = {2: 2, 3: 4, 4: 6, 5: 6, 6: 6, 7: 4, 8: 2}
@@ -218,9 +218,14 @@ SUM_BASE_WORKED = 0.4  # share of base rows that show their work; the others are
 
 
 def sum_rows(split, size, rng):
-    """`size` rows of a split of sums, the difficulties in turn; those of test without repetition."""
+    """`size` rows of a split of sums, the difficulties in turn; those of test and tune without repetition."""
     if split == 'test':
         return distinct_rows(size, SUM_OPERANDS, lambda n: sum_row(split, n, rng))
+    if split == 'tune':
+        # prompts that neither train nor test has; of two digits few are left
+        tested = {row['prompt'] for row in task_rows('sums:test')}
+        rows = distinct_rows(2 * size, SUM_OPERANDS, lambda n: sum_row('test', n, rng))
+        return [row for row in rows if row['prompt'] not in tested][:size]
     # of base the easy levels more often
     operands = list(SUM_OPERANDS)
     if split == 'base':

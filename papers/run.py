@@ -1,16 +1,20 @@
-"""Runs the papers of this folder against their baselines, three seeds each, from the demo's start model.
+"""Runs papers against their baselines, three seeds each.
 
-    python papers/run.py gspo       # both arms of one paper; prints a row of the table
+    python papers/run.py gspo       # all arms of one paper; prints its rows of the tables
     python papers/run.py            # all papers (make papers): hours on 2 cores
-    python papers/run.py --report   # README.md's two tables, from headers and outcomes.jsonl; no run
+    python papers/run.py --report   # README.md's tables, from headers and outcomes.jsonl; no run
     python papers/run.py --jobs=4   # four runs at a time; default 2
 
-A paper is NAME.diff, which changes the scripts, or NAME.py, a config file. Either begins with a header
-of five lines (see header_of). Both arms have the header's command; papers with the same command share
-a baseline. Runs and patched copies of the code are in out/papers, and nothing of the working tree
-changes. A run that is done is kept: delete its folder and its .txt to make it anew.
+A paper is papers/NAME.diff, which changes the scripts, or config/papers/NAME.py, a config file. Either
+begins with a header (see header_of). It names the commands of the baseline and of the variant; papers
+with the same baseline share its runs. An arm may consist of several commands: sampling, then training.
+The log of the last one is measured.
 
-outcomes.jsonl has every evaluation of every run, table.txt the table of all papers in it.
+Every run has a copy of the code in out/papers, patched if the paper is a diff, with an `out` folder of its
+own in which only the start models are links to yours. A run that is done is kept: delete its folder and
+its .txt to make it anew.
+
+outcomes.jsonl has every evaluation of every run, table.txt the tables of all papers in it.
 """
 import glob
 import json
@@ -21,48 +25,105 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 OUTCOMES = os.path.join(HERE, 'outcomes.jsonl')
-KEYS = ('changes', 'paper', 'command', 'claim', 'outcome')  # of a header
-MEASURES = ('eval/pass@1', 'eval/pass@1/4')  # of an evaluation: all problems, those of four digits
 SEEDS = (1, 2, 3)
+TUNING_SEED = 0
+# what the commands start from; a script says which command makes a missing one
+START_MODELS = ('tiny_base', 'sums_base', 'tiny_teacher', 'smollm2')
+GROUPS = ('policy gradients', 'supervised losses', 'eliciting', 'pairs', 'data')
+NOT_RUN = 'not run here'  # begins the outcome of a paper that this machine cannot run
 
 
 # --- papers -------------------------------------------------------------------
-def header_of(path):
-    """{key: value} of a paper's first lines, 'key: value' in a diff and '# key: value' in a config.
+ONE_LINE = ('group', 'changes', 'paper', 'command', 'arms', 'tune', 'measure', 'claim', 'outcome')
+MANY_LINES = ('baseline', 'variant')  # commands in their order
 
-    changes  what the paper changes
-    paper    authors, title, arXiv id, equation
-    command  of both arms; the flags of a run are added behind it
-    claim    the paper's claim
-    outcome  what came out here
+
+def header_of(path):
+    """{key: text, or a list of texts} of a paper's first lines, 'key: text', in a config '# key: text'.
+
+    group     one of GROUPS
+    changes   what the paper changes
+    paper     authors, title, arXiv id, equation
+    command   of the baseline; the variant's is the same with the diff, or with the config file behind it
+    baseline  instead of `command`: a line for each command of the baseline; a paper may have none
+    variant   and those of the variant; the last one of each arm is measured
+    arms      several variants: the flags of each behind its last command, separated by ';'
+    tune      'learning_rate 1e-4 1e-3 on sums:tune': each arm has the value that is best on these rows
+    measure   keys of the log instead of pass@1 over the run
+    claim     the paper's claim
+    outcome   what came out here
     """
     header = {}
     with open(path) as f:
         for line in f:
-            key, _, value = line.removeprefix('# ').strip().partition(': ')
-            if key not in KEYS:
+            key, _, text = line.removeprefix('# ').strip().partition(': ')
+            if key in MANY_LINES:
+                header.setdefault(key, []).append(text)
+            elif key in ONE_LINE:
+                header[key] = text
+            else:
                 break
-            header[key] = value
     return header
 
 
 def all_papers():
-    """{name: path} of the papers in this folder, in the order of their names."""
-    paths = glob.glob(os.path.join(HERE, '*.diff')) + glob.glob(os.path.join(HERE, '*.py'))
-    # run.py and two_rewards.py have no header
+    """{name: path} of all papers, in the order of their names."""
+    paths = glob.glob(os.path.join(HERE, '*.diff')) + glob.glob(os.path.join(ROOT, 'config/papers/*.py'))
+    # the tasks' own config files have no header
     names = {os.path.basename(path).rpartition('.')[0]: path for path in paths if header_of(path)}
     return dict(sorted(names.items()))
 
 
-def baseline_of(command):
-    """The name of the arm that runs the code as it is: one for each command."""
-    return f'baseline_{zlib.crc32(command.encode()):08x}'
+class Arm(NamedTuple):
+    """What is run with each seed."""
+    name: str  # 'baseline_1a2b3c4d', 'gspo', 'pear pear=token'
+    commands: tuple  # in their order; the last one is measured
+    diff: str | None = None  # path of the diff that the code is under
+    tune: str = ''  # as in the header
+
+    def with_flags(self, flags):
+        """The arm with flags behind its last command, and in its name."""
+        name = f'{self.name} {flags.replace("--", "")}'
+        return self._replace(name=name, commands=(*self.commands[:-1], f'{self.commands[-1]} {flags}'))
+
+
+def baseline_of(path):
+    """The baseline's Arm, named after what it runs: papers with the same one share it. None without one."""
+    header = header_of(path)
+    commands = header.get('baseline') or [header[key] for key in ('command',) if key in header]
+    tune = header.get('tune', '')
+    if not commands:
+        return None
+    words = '\n'.join([*commands, tune] if tune else commands)
+    return Arm(f'baseline_{zlib.crc32(words.encode()):08x}', tuple(commands), None, tune)
+
+
+def variants_of(name, path):
+    """The variants' Arms, one or those of `arms`."""
+    header = header_of(path)
+    is_diff = path.endswith('.diff')
+    commands = header.get('variant')
+    if commands is None:
+        # the baseline's command: with the diff, or with the config file behind its own
+        commands = [header['command'] if is_diff else with_config(header['command'], path)]
+    arm = Arm(name, tuple(commands), path if is_diff else None, header.get('tune', ''))
+    if 'arms' not in header:
+        return [arm]
+    return [arm.with_flags(flags.strip()) for flags in header['arms'].split(';')]
+
+
+def arms_of(name, path):
+    """All Arms of a paper, the baseline first."""
+    baseline = baseline_of(path)
+    return [baseline, *variants_of(name, path)] if baseline else variants_of(name, path)
 
 
 def with_config(command, path):
@@ -75,84 +136,123 @@ def with_config(command, path):
     return shlex.join(words)
 
 
-def arms_of(names, papers):
-    """{arm: (command, path of the diff or None)} of these papers and their baselines."""
-    arms = {}
-    for name in names:
-        path = papers[name]
-        command = header_of(path)['command']
-        arms[baseline_of(command)] = (command, None)
-        if path.endswith('.diff'):
-            arms[name] = (command, path)
-        else:
-            arms[name] = (with_config(command, path), None)
-    return arms
+def is_run(path):
+    return not header_of(path)['outcome'].startswith(NOT_RUN)
+
+
+# --- tuning -------------------------------------------------------------------
+def candidates_of(arm):
+    """{flag: Arm} of the settings that the arm is tuned over, evaluated on the rows for that."""
+    knob_and_values, _, rows = arm.tune.partition(' on ')
+    knob, *values = knob_and_values.split()
+    flags = [f'--{knob}={value}' for value in values]
+    return {flag: arm.with_flags(flag).with_flags(f'--eval_prompts={rows}') for flag in flags}
+
+
+def best_flag(arm, outcomes):
+    """The flag with which the arm ended best on the tuning rows; None if it was not tuned yet."""
+    scores = {}
+    for flag, candidate in candidates_of(arm).items():
+        if (candidate.name, TUNING_SEED) not in outcomes:
+            return None
+        scores[flag] = outcomes[candidate.name, TUNING_SEED][-1]['eval/pass@1']
+    return max(scores, key=scores.get)
 
 
 # --- runs ---------------------------------------------------------------------
 def folder_of(arm):
-    return os.path.join(ROOT, 'out', 'papers', arm)
+    return os.path.join(ROOT, 'out', 'papers', arm.name.replace(' ', '_').replace('/', '_'))
 
 
-def prepare(arm, command, diff):
-    """Copies the code to the arm's folder and applies the diff there, if the arm has one."""
-    code = os.path.join(folder_of(arm), 'code')
-    os.makedirs(code, exist_ok=True)
-    check_runs(arm, command, diff)
-    # over the last copy, file by file: another run of this arm may be reading it
-    for path in glob.glob(os.path.join(ROOT, '*.py')):
-        shutil.copy(path, code)
-    for folder in ('config', 'papers', 'rewards'):
-        shutil.copytree(
-            os.path.join(ROOT, folder), os.path.join(code, folder), dirs_exist_ok=True)
-    if diff:
-        # paths of --directory are relative to the repository
-        directory = os.path.relpath(code, ROOT)
-        subprocess.run(['git', 'apply', f'--directory={directory}', diff], cwd=ROOT, check=True)
-
-
-def check_runs(arm, command, diff):
-    """Ends with an error if the arm's folder has runs of another command or another diff."""
-    made_from = command + '\n'
-    if diff:
-        with open(diff) as f:
+def check_runs(arm):
+    """Ends with an error if the arm's folder has runs of other commands or of another diff."""
+    made_from = '\n'.join(arm.commands) + '\n'
+    if arm.diff:
+        with open(arm.diff) as f:
             _, _, changes = f.read().partition('\n--- ')  # without the header, whose outcome changes
         made_from += changes
     path = os.path.join(folder_of(arm), 'made_from.txt')
     if os.path.exists(path):
         with open(path) as f:
             if f.read() != made_from:
-                sys.exit(f'error: {folder_of(arm)} has runs of another {arm}: delete it to make them anew')
+                sys.exit(f'error: {folder_of(arm)} has runs of another {arm.name}: '
+                         'delete it to make them anew')
+    os.makedirs(folder_of(arm), exist_ok=True)
     with open(path, 'w') as f:
         f.write(made_from)
 
 
-def train(job):
-    """Makes one run unless it is done; returns its evaluations, each {'step', 'eval/pass@1', ...}."""
-    arm, seed, command = job
-    out_dir = os.path.join(folder_of(arm), f'seed{seed}')
-    # the text file gets its name at the end: a model is in out_dir before a run is done
-    if not os.path.exists(f'{out_dir}.txt'):
-        run_script(command, arm, seed, out_dir)
-        os.rename(f'{out_dir}.running', f'{out_dir}.txt')
-    with open(os.path.join(out_dir, 'log.jsonl')) as f:
+def run(arm, seed):
+    """Runs an arm with one seed unless that is done; returns its evaluations, each {'step', 'eval/...'}."""
+    tree = os.path.join(folder_of(arm), f'seed{seed}')
+    # the text file gets its name at the end: a run that was cut is made anew
+    if not os.path.exists(f'{tree}.txt'):
+        start = time.time()
+        prepare(tree, arm.diff)
+        run_commands(arm, seed, tree)
+        with open(os.path.join(tree, 'seconds.txt'), 'w') as f:
+            f.write(f'{time.time() - start:.0f}')
+        os.rename(f'{tree}.running', f'{tree}.txt')
+
+    with open(os.path.join(tree, 'out', 'run', 'log.jsonl')) as f:
         records = [json.loads(line) for line in f]
-    evaluations = [record for record in records if 'eval/pass@1' in record]
-    print(f'{arm}, seed {seed}: pass@1 {evaluations[-1]["eval/pass@1"]:.3f}', flush=True)
-    kept = ('step', *MEASURES)
-    return [{key: record[key] for key in kept if key in record} for record in evaluations]
+    # a training step's line has a loss; all others are evaluations
+    evaluations = [record for record in records if 'loss' not in record]
+    for record in evaluations:
+        for key in ('samples', 'tokens', 'eval/gave_up'):
+            record.pop(key, None)
+    with open(os.path.join(tree, 'seconds.txt')) as f:
+        evaluations[-1]['seconds'] = int(f.read())
+    print(f'{arm.name}, seed {seed}: {evaluations[-1]}', flush=True)
+    return evaluations
 
 
-def run_script(command, arm, seed, out_dir):
-    """Runs a command in the arm's copy of the code."""
-    _, script, *flags = shlex.split(command)
-    path = os.path.join(folder_of(arm), 'code', script)
+def prepare(tree, diff):
+    """Copies the code into a fresh folder, links the start models, applies the diff, if there is one."""
+    shutil.rmtree(tree, ignore_errors=True)
+    os.makedirs(os.path.join(tree, 'out'))
+    for path in glob.glob(os.path.join(ROOT, '*.py')):
+        shutil.copy(path, tree)
+    for folder in ('config', 'papers', 'rewards'):
+        shutil.copytree(os.path.join(ROOT, folder), os.path.join(tree, folder))
+    for model in START_MODELS:
+        made = os.path.join(ROOT, 'out', model)
+        if os.path.exists(made):
+            os.symlink(made, os.path.join(tree, 'out', model))
+    if diff:
+        # paths of --directory are relative to the repository
+        directory = os.path.relpath(tree, ROOT)
+        subprocess.run(['git', 'apply', f'--directory={directory}', diff], cwd=ROOT, check=True)
+
+
+def run_commands(arm, seed, tree):
+    """Runs an arm's commands in its tree; ends with an error that shows what a failed one printed."""
     # several runs at a time: a thread each
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    with open(f'{out_dir}.running', 'w') as output:
-        subprocess.run(
-            [sys.executable, path, *flags, f'--seed={seed}', f'--out_dir={out_dir}', '--overwrite=True'],
-            cwd=ROOT, check=True, stdout=output, stderr=output, env=environment)
+    for i, command in enumerate(arm.commands):
+        _, *words = shlex.split(command)
+        words += [f'--seed={seed}']
+        if i == len(arm.commands) - 1:
+            words += ['--out_dir=out/run']
+        with open(f'{tree}.running', 'a' if i else 'w') as output:
+            done = subprocess.run([sys.executable, *words], cwd=tree, stdout=output, stderr=output,
+                                  env=environment)
+        if done.returncode:
+            with open(f'{tree}.running') as f:
+                print(f.read()[-2000:], file=sys.stderr)
+            sys.exit(f'error: {shlex.join(["python", *words])} failed in {tree}')
+
+
+def run_all(jobs, n_jobs, outcomes):
+    """Runs these (arm, seed) and adds their evaluations to `outcomes` and to its file, each as it ends."""
+    for arm, _ in jobs:
+        check_runs(arm)
+    with ThreadPoolExecutor(n_jobs) as pool:
+        results = pool.map(lambda job: run(*job), jobs)
+        for (arm, seed), evaluations in zip(jobs, results):
+            outcomes[arm.name, seed] = evaluations
+            # another run.py may have added to the file in the meantime
+            write_outcomes(read_outcomes() | outcomes)
 
 
 # --- numbers ------------------------------------------------------------------
@@ -172,10 +272,23 @@ def measured(evaluations):
     third = distances.index(min(distances))
     return {
         'final': scores[-1],
-        'area': area / length,
+        'area': area / length if length else math.nan,
         'third': scores[third],
-        # a set of problems without any of four digits has no such number
-        'four digits': evaluations[-1].get('eval/pass@1/4', math.nan)}
+        'hardest': hardest(evaluations[-1])}
+
+
+def hardest(evaluation):
+    """pass@1 on the hardest problems: search's of four digits, sums' of nine and ten; nan without such."""
+    if 'eval/pass@1/4' in evaluation and 'eval/pass@1/5' not in evaluation:
+        return evaluation['eval/pass@1/4']
+    if 'eval/pass@1/9' in evaluation and 'eval/pass@1/10' in evaluation:
+        return (evaluation['eval/pass@1/9'] + evaluation['eval/pass@1/10']) / 2
+    return math.nan
+
+
+def last_of(evaluations, key):
+    """The last value that a run logged under a key."""
+    return [evaluation[key] for evaluation in evaluations if key in evaluation][-1]
 
 
 def paired(baseline, variant):
@@ -185,46 +298,114 @@ def paired(baseline, variant):
     return statistics.mean(differences), error
 
 
-def row_of(name, command, outcomes):
-    """A paper's row of the table. outcomes: {(arm, seed): evaluations}."""
-    of_baseline = [measured(outcomes[baseline_of(command), seed]) for seed in SEEDS]
-    of_variant = [measured(outcomes[name, seed]) for seed in SEEDS]
-    cells = [name]
-    for key in ('final', 'area', 'third', 'four digits'):
-        baseline = [numbers[key] for numbers in of_baseline]
-        variant = [numbers[key] for numbers in of_variant]
-        difference, error = paired(baseline, variant)
-        cells.append(f'{mean_and_sd(baseline)} → {mean_and_sd(variant)}')
-        cells.append(f'{difference:+.3f} ± {error:.3f}')
-    return f'| {" | ".join(cells)} |'
-
-
 def mean_and_sd(values):
     return f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}'
 
 
-def table(names, papers, outcomes):
-    """The table of these papers in Markdown; one without all of its runs is left out."""
-    heads = ['paper', 'final pass@1', 'difference', 'mean over the run', 'difference',
-             'at a third of the steps', 'difference', 'final, four digits', 'difference']
-    lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+def cells_of(baseline, variant):
+    """The two cells of a comparison: both arms, and their difference."""
+    difference, error = paired(baseline, variant)
+    return [f'{mean_and_sd(baseline)} → {mean_and_sd(variant)}', f'{difference:+.3f} ± {error:.3f}']
+
+
+# --- tables -------------------------------------------------------------------
+def markdown(heads, rows):
+    """A table in Markdown."""
+    lines = [f'| {" | ".join(cells)} |' for cells in [heads, *rows]]
+    lines.insert(1, '|---' * len(heads) + '|')
+    return '\n'.join(lines)
+
+
+def is_complete(arms, outcomes):
+    """Whether all runs of these arms are in `outcomes`."""
+    return all((arm.name, seed) in outcomes for arm in arms for seed in SEEDS)
+
+
+def over_seeds(arm, outcomes, number):
+    """number(evaluations) of an arm's runs."""
+    return [number(outcomes[arm.name, seed]) for seed in SEEDS]
+
+
+def label(variant, baseline, outcomes):
+    """A variant's first cell: its name, and what tuning chose for both arms."""
+    if not variant.tune:
+        return variant.name
+    knob = variant.tune.split()[0]
+    chosen = [best_flag(arm, outcomes).partition('=')[2] for arm in (baseline, variant)]
+    return f'{variant.name} ({knob} {" → ".join(chosen)})'
+
+
+def curves_table(names, papers, outcomes):
+    """The papers that are measured by pass@1 over the run; one without all of its runs is left out."""
+    rows = []
     for name in names:
-        command = header_of(papers[name])['command']
-        needed = [(arm, seed) for arm in (baseline_of(command), name) for seed in SEEDS]
-        if all(run in outcomes for run in needed):
-            lines.append(row_of(name, command, outcomes))
-    return '\n'.join(lines)
+        if 'measure' in header_of(papers[name]) or not is_run(papers[name]):
+            continue
+        baseline, *variants = arms_of(name, papers[name])
+        for variant in variants:
+            if is_complete([baseline, variant], outcomes):
+                cells = [label(variant, baseline, outcomes)]
+                for key in ('final', 'area', 'third', 'hardest'):
+                    cells += cells_of(*[over_seeds(arm, outcomes, lambda run: measured(run)[key])  # noqa: B023
+                                        for arm in (baseline, variant)])
+                rows.append(cells)
+    heads = ['paper', 'final pass@1', 'difference', 'mean over the run', 'difference',
+             'at a third of the steps', 'difference', 'final, hardest problems', 'difference']
+    return markdown(heads, rows)
 
 
-def list_of(papers):
-    """The papers with what their headers say, as a table in Markdown: README.md has it."""
-    lines = ['| file | what changes | paper | outcome |', '|---|---|---|---|']
-    for name, path in papers.items():
-        header = header_of(path)
-        link = f'[{name}]({os.path.basename(path)})'
-        cells = [link, header['changes'], header['paper'], header['outcome']]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+def measures_table(names, papers, outcomes):
+    """The papers that are measured by something else; one without all of its runs is left out."""
+    rows = []
+    for name in names:
+        header = header_of(papers[name])
+        if 'measure' not in header or not is_run(papers[name]):
+            continue
+        baseline = baseline_of(papers[name])
+        for variant in variants_of(name, papers[name]):
+            if not is_complete([arm for arm in (baseline, variant) if arm], outcomes):
+                continue
+            for key in header['measure'].split(', '):
+                of_variant = over_seeds(variant, outcomes, lambda run: last_of(run, key))  # noqa: B023
+                cells = ['', mean_and_sd(of_variant), '']
+                if baseline:
+                    of_baseline = over_seeds(baseline, outcomes, lambda run: last_of(run, key))  # noqa: B023
+                    both, difference = cells_of(of_baseline, of_variant)
+                    cells = [*both.split(' → '), difference]
+                rows.append([variant.name, key, *cells])
+    return markdown(['paper', 'measure', 'baseline', 'variant', 'difference'], rows)
+
+
+def list_of(papers, outcomes):
+    """The papers with what their headers say, a table for each group: README.md has them."""
+    parts = []
+    for group in GROUPS:
+        rows = []
+        for name, path in papers.items():
+            header = header_of(path)
+            if header['group'] == group:
+                form = 'diff' if path.endswith('.diff') else 'recipe'
+                link = f'[{form}]({os.path.relpath(path, HERE)})'
+                rows.append([f'`{name}`', link, header['changes'], header['paper'], header['claim'],
+                             header['outcome'], *cost_of(name, path, outcomes)])
+        heads = ['name', 'form', 'what changes', 'paper', 'its claim', 'outcome', 'seeds', 'minutes']
+        parts.append(f'### {group.capitalize()}\n\n{markdown(heads, rows)}')
+    return '\n\n'.join(parts)
+
+
+def cost_of(name, path, outcomes):
+    """[seeds, minutes of one core] of a paper's runs, as text; minutes include tuning and the baseline."""
+    arms = arms_of(name, path)
+    seeds = [seed for seed in SEEDS if all((arm.name, seed) in outcomes for arm in arms)]
+    runs = [outcomes[arm.name, seed] for arm in arms for seed in seeds]
+    for arm in arms:
+        if arm.tune:
+            runs += [outcomes[candidate.name, TUNING_SEED] for candidate in candidates_of(arm).values()
+                     if (candidate.name, TUNING_SEED) in outcomes]
+    # the first papers' runs were not timed
+    seconds = [run[-1].get('seconds', math.nan) for run in runs]
+    minutes = '–' if math.isnan(sum(seconds)) else f'{sum(seconds) / 60:.0f}'
+    return [str(len(seeds)), minutes]
 
 
 # --- files --------------------------------------------------------------------
@@ -248,6 +429,11 @@ def write_outcomes(outcomes):
                 f.write(json.dumps({'arm': arm, 'seed': seed, **evaluation}) + '\n')
 
 
+def tables(names, papers, outcomes):
+    """Both tables of outcomes."""
+    return (curves_table(names, papers, outcomes) + '\n\n' + measures_table(names, papers, outcomes))
+
+
 def main(arguments):
     """The command line: see the top of the file."""
     papers = all_papers()
@@ -263,26 +449,32 @@ def main(arguments):
         if name not in papers:
             sys.exit(f'error: no paper {name!r}; there are {", ".join(papers)}')
 
+    outcomes = read_outcomes()
     if '--report' not in options:
-        # all copies before all runs: no copy changes under a run that reads it
+        # papers may share an arm
+        arms = {}
+        for name in names:
+            if is_run(papers[name]):
+                arms |= {arm.name: arm for arm in arms_of(name, papers[name])}
+            else:
+                print(f'{name}: {header_of(papers[name])["outcome"]}')
+        tuned = [arm for arm in arms.values() if arm.tune]
+        run_all([(candidate, TUNING_SEED) for arm in tuned for candidate in candidates_of(arm).values()],
+                n_jobs, outcomes)
         jobs = []
-        for arm, (command, diff) in arms_of(names, papers).items():
-            prepare(arm, command, diff)
-            jobs += [(arm, seed, command) for seed in SEEDS]
-        with ThreadPoolExecutor(n_jobs) as pool:
-            results = list(pool.map(train, jobs))
-        # other papers' lines stay; another command's may have come in the meantime
-        outcomes = read_outcomes()
-        for (arm, seed, _), evaluations in zip(jobs, results):
-            outcomes[arm, seed] = evaluations
-        write_outcomes(outcomes)
+        for arm in arms.values():
+            if arm.tune:
+                # the name stays: the table finds what was chosen in the outcomes of tuning
+                arm = arm.with_flags(best_flag(arm, outcomes))._replace(name=arm.name)
+            jobs += [(arm, seed) for seed in SEEDS]
+        run_all(jobs, n_jobs, outcomes)
 
     outcomes = read_outcomes()
     with open(os.path.join(HERE, 'table.txt'), 'w') as f:
-        f.write(table(papers, papers, outcomes) + '\n')
+        f.write(tables(papers, papers, outcomes) + '\n')
     if '--report' in options:
-        print(list_of(papers), end='\n\n')
-    print(table(names, papers, outcomes))
+        print(list_of(papers, outcomes), end='\n\n')
+    print(tables(names, papers, outcomes))
 
 
 if __name__ == '__main__':

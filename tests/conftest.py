@@ -175,3 +175,36 @@ def start_model(tmp_path_factory):
             # sums: 250 steps are enough for a model that solves some of them
             launch('sft.py', '--data=sums:base', f'--out_dir={out}', '--max_steps=250', '--eval_data=', '--eval_prompts=')
     return out
+
+
+@pytest.fixture(scope='session')
+def patched(tmp_path_factory):
+    """patched(name): a folder with the code under papers/NAME.diff, made once."""
+    from paper_tools import patched_tree
+    trees = {}
+
+    def tree_of(name):
+        if name not in trees:
+            trees[name] = patched_tree(name, tmp_path_factory.mktemp(name))
+        return trees[name]
+    return tree_of
+
+
+@pytest.fixture(scope='session')
+def namespaces(tmp_path_factory):
+    """namespaces(path, *flags): the names of a script, of whatever tree, before its loop, on a tiny model and four sums; made once."""
+    from paper_tools import names_of
+    folder = tmp_path_factory.mktemp('names')
+    rows = [{'prompt': f'{i}+4', 'answer': str(i + 4), 'demonstration': f'{i} {i + 4} #### {i + 4}', 'dataset': 'sums'} for i in range(4)]
+    (folder / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    made = {}
+
+    def names(path, *flags):
+        if (path, flags) not in made:
+            script = os.path.basename(path)
+            # the advantages as config/tiny.py has them
+            of_script = ['--eval_data='] if script == 'sft.py' else ['--advantage_std=False']
+            made[path, flags] = names_of(path, '--model=tiny', f'--data={folder}/rows.jsonl', '--eval_prompts=', *of_script,
+                                         f'--out_dir={folder}/run{len(made)}', *flags)
+        return made[path, flags]
+    return names

@@ -500,7 +500,7 @@ def test_where_scripts_differ(settings, scripts, flag, words):
     ('tiny', 'sft dpo grpo hpt prefix_rft distill'), ('qwen3_0.6b', 'sft dpo grpo hpt prefix_rft distill'), ('tiny_teacher', 'sft'),
     ('qwen3_4b', 'sft dpo grpo hpt prefix_rft'), ('openr1_46k', 'sft grpo hpt prefix_rft'), ('tiny_base', 'sft'),
     ('real', 'sft grpo hpt distill sample'), ('tulu3_8b', 'sft dpo grpo'), ('tulu3_8b tulu3_4b', 'sft dpo grpo'),
-    ('tulu_tiny', 'sft dpo grpo')])
+    ('tulu_tiny', 'sft dpo grpo'), ('papers/sums_base', 'sft'), ('papers/sums', 'sft dpo grpo hpt prefix_rft')])
 def test_config_files_set_knobs_that_exist_to_legal_values(settings, files, scripts):
     for script in scripts.split():
         config = settings(script, *(f'{REPOSITORY}/config/{name}.py' for name in files.split()))
@@ -556,6 +556,7 @@ def clone(tmp_path, monkeypatch):
     ('out/tiny_prefix_rft', 'python prefix_rft.py config/tiny.py'), ('out/real_sft', 'python sft.py config/real.py'),
     ('out/qwen3_4b_sft', 'python sft.py config/qwen3_4b.py'), ('out/openr1_hpt', 'python hpt.py config/openr1_46k.py'),
     ('out/tulu_tiny_dpo', 'python dpo.py config/tulu_tiny.py'), ('out/tulu3_8b_sft', 'python sft.py config/tulu3_8b.py'),
+    ('out/sums_base', 'python sft.py config/papers/sums_base.py'),
     ('out/grpo', 'python grpo.py'), ('out/smollm2', 'make real, or only python -m tools.smollm2 out/smollm2')])
 @pytest.mark.parametrize('script', ['grpo', 'sample'])
 def test_a_missing_model_names_the_command_that_makes_it(clone, script, model, command, capsys):

@@ -1,174 +1,107 @@
-"""papers/: each applies to the code as it is, trains, and does what its paper says, which the code as it is does not do."""
-import importlib.util
+"""papers/: each applies to the code as it is, trains, and does what its paper says, which the code as it is does not do.
+
+Here are what holds for all papers, the checks of the policy gradients, and run.py. The other papers' checks are in test_papers_*.py.
+"""
+import glob
 import json
 import math
 import os
 import re
-import shutil
+import shlex
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
-import torch
-from conftest import ROOT, before_loop, inside, launch, read_log
+from conftest import ROOT, launch, read_log
+from paper_tools import CONFIGS, DIFFS, FOLDER, PAPERS, TINY, TWO_STEPS, advantages, copy_code, files_of, load, loss_of, near, only_with_the_diff
+from paper_tools import papers_run, patched_tree, run_inside, sampled, text_of, trained, two_steps, weights_of
 
-FOLDER = os.path.join(ROOT, 'papers')
-
-
-def load(path, name):
-    """A file as a module of its own."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-papers_run = load(os.path.join(FOLDER, 'run.py'), 'papers_run')
-PAPERS = papers_run.all_papers()
-DIFFS = [name for name, path in PAPERS.items() if path.endswith('.diff')]
-CONFIGS = [name for name, path in PAPERS.items() if path.endswith('.py')]
-TINY = ['--max_steps=2', '--prompts_per_step=5', '--group_size=4', '--max_new_tokens=24', '--eval_prompts=', '--sample_every=0',
-        '--warmup_steps=1', '--learning_rate=1e-4', '--updates_per_rollout=2']
-
-
-def script_of(name):
-    return papers_run.header_of(PAPERS[name])['command'].split()[1]
-
-
-def text_of(name):
-    with open(PAPERS[name]) as f:
-        return f.read()
-
-
-def apply(name, tree):
-    subprocess.run(['git', 'apply', '--unsafe-paths', f'--directory={tree}', PAPERS[name]], cwd='/', check=True)
-
-
-@pytest.fixture(scope='module')
-def patched(tmp_path_factory):
-    """patched(name): a folder with grpo.py, prefix_rft.py and verify.py under the diff, made once."""
-    trees = {}
-
-    def tree_of(name):
-        if name not in trees:
-            trees[name] = tmp_path_factory.mktemp(name)
-            for script in ('grpo.py', 'prefix_rft.py', 'verify.py'):
-                shutil.copy(os.path.join(ROOT, script), trees[name])
-            apply(name, trees[name])
-        return trees[name]
-    return tree_of
+HERE = os.path.dirname(os.path.abspath(__file__))
+SCRIPTS = ('sft.py', 'dpo.py', 'grpo.py', 'hpt.py', 'prefix_rft.py')
 
 
 # --- the files ----------------------------------------------------------------
 def test_every_file_is_a_paper_or_a_tool():
     """A file whose header cannot be read would be left out silently."""
-    files = {name for name in os.listdir(FOLDER) if name.endswith(('.diff', '.py'))}
-    assert files - {os.path.basename(path) for path in PAPERS.values()} == {'run.py', 'two_rewards.py'}
-    assert len(DIFFS) >= 12 and len(CONFIGS) >= 2
+    diffs = set(glob.glob(os.path.join(FOLDER, '*.diff')))
+    assert diffs == {path for path in PAPERS.values() if path.endswith('.diff')}
+    configs = {os.path.basename(path) for path in glob.glob(os.path.join(ROOT, 'config/papers/*.py'))}
+    assert configs - {os.path.basename(PAPERS[name]) for name in CONFIGS} == {'sums.py', 'sums_base.py'}
+    # each script that makes rows or measures belongs to a paper's commands or is named in one
+    headers = ' '.join(json.dumps(papers_run.header_of(path)) for path in PAPERS.values())
+    for path in glob.glob(os.path.join(FOLDER, '*.py')):
+        stem = os.path.basename(path).removesuffix('.py')
+        assert stem == 'run' or f'papers.{stem}' in headers or f'papers/{stem}.py' in headers, path
+    assert len(DIFFS) >= 20 and len(CONFIGS) >= 18
+
+
+def commands_of(header):
+    return [header[key] for key in ('command',) if key in header] + header.get('baseline', []) + header.get('variant', [])
 
 
 @pytest.mark.parametrize('name', PAPERS)
 def test_header(name):
-    """All keys, each one line; a command whose script and config exist."""
+    """All keys in their order, each one line; commands whose scripts and config files exist."""
     header = papers_run.header_of(PAPERS[name])
-    assert tuple(header) == papers_run.KEYS
-    assert all(0 < len(value) <= 150 for value in header.values())
-    python, script, config, *flags = header['command'].split()
-    assert python == 'python' and all(flag.startswith('--') for flag in flags)
-    assert all(os.path.exists(os.path.join(ROOT, path)) for path in (script, config))
+    order = [key for key in ('group', 'changes', 'paper', 'command', 'baseline', 'variant', 'arms', 'tune', 'measure', 'claim', 'outcome') if key in header]
+    assert list(header) == order
+    assert {'group', 'changes', 'paper', 'claim', 'outcome'} <= set(header)
+    assert header['group'] in papers_run.GROUPS
+    # one command of both arms, or those of each
+    assert ('command' in header) != ('variant' in header)
+    texts = [text for key in header for text in ([header[key]] if isinstance(header[key], str) else header[key])]
+    assert all(0 < len(text) <= 150 for text in texts)
+    for command in commands_of(header):
+        python, *words = shlex.split(command)
+        assert python == 'python'
+        if words[0] == '-m':
+            assert words[1].startswith('papers.')
+            assert os.path.exists(os.path.join(ROOT, words[1].replace('.', '/') + '.py')), command
+            words = words[2:]
+        for word in words:
+            assert word.startswith('--') or os.path.exists(os.path.join(ROOT, word)), command
     # the arXiv id also stands in the code of a diff
     assert re.search(r'arXiv \d{4}\.\d{5}', header['paper'])
     if name in DIFFS:
         assert re.search(r'^\+.*arXiv \d{4}\.\d{5}', text_of(name), re.M)
 
 
+@pytest.mark.parametrize('name', PAPERS)
+def test_a_claim_is_run_or_says_what_it_needs(name):
+    outcome = papers_run.header_of(PAPERS[name])['outcome']
+    assert outcome != 'pending'
+    if outcome.startswith(papers_run.NOT_RUN):
+        assert 'needs' in outcome
+
+
 @pytest.mark.parametrize('name', DIFFS)
 def test_diff_is_small_and_applies(name, patched):
     lines = text_of(name).split('\n')
-    assert 1 <= sum(line.startswith('+++ ') for line in lines) <= 2
+    assert 1 <= len(files_of(name)) <= 2
     changed = [line for line in lines if line[:1] in ('+', '-') and line[:4] not in ('+++ ', '--- ')]
     assert 0 < len(changed) <= 30
     assert all(len(line) <= 111 for line in changed if line[0] == '+')
-    script = script_of(name)
-    assert (patched(name) / script).read_text() != open(os.path.join(ROOT, script)).read()
+    for file in files_of(name):
+        assert (patched(name) / file).read_text() != open(os.path.join(ROOT, file)).read()
+
+
+def test_recipes_are_short():
+    for path in glob.glob(os.path.join(ROOT, 'config/papers/*.py')) + glob.glob(os.path.join(FOLDER, '*.py')):
+        if os.path.basename(path) != 'run.py':
+            with open(path) as f:
+                assert len(f.readlines()) <= 40, path
+
+
+def test_every_diff_has_numbers_of_its_own():
+    """A check_NAME somewhere, which only_with_the_diff() runs."""
+    checked = set()
+    for path in glob.glob(os.path.join(HERE, 'test_papers*.py')):
+        with open(path) as f:
+            checked |= set(re.findall(r'^def check_(\w+)\(', f.read(), re.M))
+    assert checked == set(DIFFS)
 
 
 # --- what each paper changes --------------------------------------------------
-@pytest.fixture(scope='module')
-def namespaces(tmp_path_factory):
-    """namespaces(path): the names of a script before its loop, made once."""
-    folder = tmp_path_factory.mktemp('names')
-    rows = [{'prompt': f'{i}+4', 'answer': str(i + 4), 'demonstration': f'{i} {i + 4} #### {i + 4}', 'dataset': 'sums'} for i in range(4)]
-    (folder / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    made = {}
-
-    def names_of(path):
-        if path not in made:
-            with pytest.MonkeyPatch.context() as monkeypatch:
-                # the advantages as config/tiny.py has them
-                made[path] = before_loop(monkeypatch, path, '--model=tiny', f'--data={folder}/rows.jsonl', '--eval_prompts=',
-                                         '--advantage_std=False', f'--out_dir={folder}/run{len(made)}')
-        return made[path]
-    return names_of
-
-
-@contextmanager
-def as_they_were(ns):
-    """Puts the names of a script back at the end."""
-    saved = dict(ns)
-    yield
-    ns.clear()
-    ns.update(saved)
-
-
-def sampled(ns, *groups, lengths=None):
-    """The groups of sample_groups() whose completions get these rewards: a list for each group.
-
-    A reward is what the user's function gives: a number or {name: number}.
-    """
-    texts = iter([json.dumps(reward) for group in groups for reward in group])
-    lengths = iter(lengths or [1] * sum(map(len, groups)))
-    folder = os.path.dirname(ns['__file__'])
-    verify = load(os.path.join(folder, 'verify.py'), 'verify_of_tree').verify
-    kind = f'{os.path.dirname(__file__)}/test_papers.py:given'
-    ns.update(
-        group_size=len(groups[0]), prompts_per_step=len(groups),
-        generate=lambda model, prompts, n, *_, **__: [
-            [{'ids': [5] * (length := next(lengths)), 'logprobs': torch.zeros(length), 'stopped': True} for _ in range(n)] for _ in prompts],
-        completion_text=lambda *_: next(texts),
-        verify_all=lambda tasks: [(verify(kind, text, ''), False) for _, text, _ in tasks])
-    return ns['sample_groups']()[0]
-
-
-def given(completion, truth):
-    """A user's function for verify(): the completion is the reward."""
-    return json.loads(completion)
-
-
-def advantages(groups):
-    return [[float(completion.advantage) for completion in group.completions] for group in groups]
-
-
-def near(values, tolerance=1e-5):
-    return [pytest.approx(row, rel=tolerance, abs=1e-7) for row in values]
-
-
-def loss_of(ns, ratio, advantage, doc=None, weight=None):
-    """policy_loss on tokens of probability 1/2: (objective, its gradient by log-prob, by entropy, statistics)."""
-    ratio = torch.tensor(ratio, dtype=torch.float32)
-    logprobs = torch.full_like(ratio, math.log(0.5)).requires_grad_()
-    entropy = torch.ones_like(ratio).requires_grad_()
-    old_logprobs = logprobs.detach() - ratio.log()
-    micro = {
-        'weight': torch.tensor(weight) if weight else torch.ones_like(ratio), 'advantage': torch.tensor(advantage),
-        'old_logprobs': old_logprobs, 'sampler_logprobs': old_logprobs, 'doc': torch.tensor(doc or [0] * len(ratio))}
-    loss, statistics = ns['policy_loss'](logprobs, entropy, micro)
-    loss.backward()
-    by_entropy = None if entropy.grad is None else (-entropy.grad).tolist()
-    return -loss.item(), (-logprobs.grad).tolist(), by_entropy, {key: float(value.detach().sum()) for key, value in statistics.items()}
-
-
 def check_rloo(ns):
     """The baseline is the mean of the other three."""
     assert advantages(sampled(ns, [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 1, 1])) == near([
@@ -284,27 +217,23 @@ def check_linear_prefix(ns):
     assert lengths == pytest.approx([600, 450, 300, 0, 0], abs=1)
 
 
-@pytest.mark.parametrize('name', DIFFS)
+POLICY_GRADIENTS = [name.removeprefix('check_') for name in globals() if name.startswith('check_')]
+
+
+@pytest.mark.parametrize('name', POLICY_GRADIENTS)
 def test_diff_does_what_its_paper_says(name, patched, namespaces):
     """With hand-worked numbers, which the code as it is does not give."""
-    check = globals()[f'check_{name}']
-    script = script_of(name)
-    ns = namespaces(str(patched(name) / script))
-    with as_they_were(ns):
-        check(ns)
-    ns = namespaces(os.path.join(ROOT, script))
-    with as_they_were(ns), pytest.raises(AssertionError):
-        check(ns)
+    only_with_the_diff(name, globals()[f'check_{name}'], patched, namespaces)
 
 
 @pytest.mark.parametrize('name, knobs', [
     ('dapo', {'advantage_std': True, 'loss_denominator': 'tokens', 'clip_low': 0.2, 'clip_high': 0.28, 'resample_rounds': 3, 'beta': 0.0}),
     ('dr_grpo', {'advantage_std': False, 'loss_denominator': 'constant', 'clip_low': 0.2, 'clip_high': 0.2})])
-def test_config_sets_the_paper_s_knobs(monkeypatch, rows, start_model, tmp_path, name, knobs):
+def test_config_sets_the_paper_s_knobs(rows, start_model, tmp_path, name, knobs):
     """Behind config/tiny.py; and two steps with it train."""
     out = tmp_path / 'out'
-    inside(monkeypatch, 'grpo.py', os.path.join(ROOT, 'config/tiny.py'), PAPERS[name], *TINY, f'--model={start_model}', f'--data={rows}',
-           f'--out_dir={out}')
+    run_inside(os.path.join(ROOT, 'grpo.py'), os.path.join(ROOT, 'config/tiny.py'), PAPERS[name], *TINY['grpo'], *TWO_STEPS,
+               f'--model={start_model}', f'--data={rows}', f'--out_dir={out}')
     with open(out / 'run.json') as f:
         config = json.load(f)
     assert {key: config[key] for key in knobs} == knobs
@@ -312,30 +241,23 @@ def test_config_sets_the_paper_s_knobs(monkeypatch, rows, start_model, tmp_path,
 
 
 # --- they train ---------------------------------------------------------------
-def trained(out_dir):
-    """Whether a run of two steps has a log with finite numbers and a gradient."""
-    records = read_log(out_dir)
-    assert [record['step'] for record in records] == [1, 2]
-    for record in records:
-        assert all(math.isfinite(value) for value in record.values())
-    assert any(record['grad_norm'] > 0 for record in records)
+# what a diff's knobs need besides: a file of rows, a folder
+NEEDS = {}
 
 
-@pytest.mark.parametrize('name', [name for name in DIFFS if name != 'gdpo'])
-def test_two_steps(monkeypatch, rows, start_model, tmp_path, patched, name):
-    inside(monkeypatch, str(patched(name) / script_of(name)), *TINY, f'--model={start_model}', f'--data={rows}', f'--out_dir={tmp_path}/out')
-    trained(tmp_path / 'out')
+@pytest.mark.parametrize('name, script', [(name, script) for name in DIFFS for script in files_of(name) if script in SCRIPTS and name != 'gdpo'])
+def test_two_steps(rows, start_model, tmp_path, patched, name, script):
+    flags = [flag.format(rows=rows, model=start_model) for flag in NEEDS.get(name, [])]
+    two_steps(patched(name) / script, tmp_path / 'out', f'--model={start_model}', f'--data={rows}', *flags)
 
 
 def test_two_steps_of_gdpo(start_model, tmp_path):
     """In a process of its own, where verify.py is the patched one too, with both rewards and an evaluation."""
-    tree = tmp_path / 'tree'
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns('.*', 'out', 'wandb', '__pycache__', 'docs', 'tests'))
-    apply('gdpo', tree)
+    tree = patched_tree('gdpo', tmp_path / 'tree')
     rows = [{'numbers': [5, 8, 9], 'target': 22}, {'numbers': [1, 2, 3], 'target': 6}]
     (tmp_path / 'rows.jsonl').write_text('\n'.join(
         json.dumps({'prompt': f'{row["numbers"]}', 'answer': row, 'dataset': 'search'}) for row in rows))
-    done = launch(str(tree / 'grpo.py'), *TINY, f'--model={start_model}', f'--data={tmp_path}/rows.jsonl', '--sample_every=1',
+    done = launch(str(tree / 'grpo.py'), *TINY['grpo'], *TWO_STEPS, f'--model={start_model}', f'--data={tmp_path}/rows.jsonl', '--sample_every=1',
                   f'--eval_prompts={tmp_path}/rows.jsonl', f'--verifier={FOLDER}/two_rewards.py:right_and_short', f'--out_dir={tmp_path}/out')
     records = read_log(tmp_path / 'out')
     # short, never right
@@ -345,14 +267,11 @@ def test_two_steps_of_gdpo(start_model, tmp_path):
     assert '  0.5 | ' in done.stdout + done.stderr
 
 
-def test_entropy_coef_of_zero_is_the_code_as_it_is(monkeypatch, rows, start_model, tmp_path, patched):
+def test_entropy_coef_of_zero_is_the_code_as_it_is(rows, start_model, tmp_path, patched):
     """To the bit."""
-    weights = []
-    for script, flags in ((str(patched('entropy') / 'grpo.py'), ['--entropy_coef=0']), ('grpo.py', [])):
-        out = tmp_path / str(len(weights))
-        inside(monkeypatch, script, *TINY, *flags, f'--model={start_model}', f'--data={rows}', f'--out_dir={out}')
-        weights.append((out / 'model.safetensors').read_bytes())
-    assert weights[0] == weights[1]
+    flags = [f'--model={start_model}', f'--data={rows}']
+    assert (weights_of(patched('entropy') / 'grpo.py', tmp_path / '0', *flags, '--entropy_coef=0')
+            == weights_of(os.path.join(ROOT, 'grpo.py'), tmp_path / '1', *flags))
 
 
 def test_two_rewards():
@@ -369,10 +288,22 @@ def evaluations(*scores, step=24):
     return [{'step': i * step, 'eval/pass@1': score, 'eval/pass@1/4': score / 2} for i, score in enumerate(scores)]
 
 
+def timed(*scores, seconds=60):
+    records = evaluations(*scores)
+    records[-1]['seconds'] = seconds
+    return records
+
+
 def test_numbers_of_a_run():
     """Hand-worked: trapezoids 0.15, 0.25, 0.45 over three equal parts; a third of 72 steps is step 24."""
     numbers = papers_run.measured(evaluations(0.1, 0.2, 0.3, 0.6))
-    assert numbers == pytest.approx({'final': 0.6, 'area': (0.15 + 0.25 + 0.45) / 3, 'third': 0.2, 'four digits': 0.3})
+    assert numbers == pytest.approx({'final': 0.6, 'area': (0.15 + 0.25 + 0.45) / 3, 'third': 0.2, 'hardest': 0.3})
+
+
+def test_hardest_problems():
+    """Four digits of search; of sums, which has four digits too, nine and ten."""
+    assert papers_run.hardest({'eval/pass@1/4': 0.5}) == 0.5
+    assert papers_run.hardest({f'eval/pass@1/{n}': n / 100 for n in range(2, 11)}) == pytest.approx(0.095)
 
 
 def test_paired_standard_error():
@@ -382,77 +313,166 @@ def test_paired_standard_error():
     assert error == pytest.approx(0.1 / math.sqrt(3))
 
 
+def header(path, **changed):
+    """A paper's file with other lines in its header; None takes a line out."""
+    lines = {'group': 'data', 'changes': 'x', 'paper': 'y', 'command': 'python sft.py config/tiny.py --max_steps=2', 'claim': 'c', 'outcome': 'o', **changed}
+    text = ''
+    for key, value in lines.items():
+        for line in value if isinstance(value, list) else [value] * (value is not None):
+            text += f'# {key}: {line}\n'
+    path.write_text(text + 'learning_rate = 1e-3\n')
+    return str(path)
+
+
 def test_table_has_a_row_for_each_paper_with_all_runs():
-    command = papers_run.header_of(PAPERS['rloo'])['command']
     outcomes = {}
+    baseline = papers_run.baseline_of(PAPERS['rloo']).name
     for seed, before, after in ((1, 0.5, 0.6), (2, 0.1, 0.3), (3, 0.3, 0.6)):
-        outcomes[papers_run.baseline_of(command), seed] = evaluations(0, before, before)
-        outcomes['rloo', seed] = evaluations(0, after, after)
-    head, rule, row = papers_run.table(PAPERS, PAPERS, outcomes).split('\n')
+        outcomes[baseline, seed] = timed(0, before, before)
+        outcomes['rloo', seed] = timed(0, after, after, seconds=120)
+    head, rule, row = papers_run.curves_table(PAPERS, PAPERS, outcomes).split('\n')
     assert row == ('| rloo | 0.300 ± 0.200 → 0.500 ± 0.173 | +0.200 ± 0.058 | 0.225 ± 0.150 → 0.375 ± 0.130 | +0.150 ± 0.043 '
                    '| 0.300 ± 0.200 → 0.500 ± 0.173 | +0.200 ± 0.058 | 0.150 ± 0.100 → 0.250 ± 0.087 | +0.100 ± 0.029 |')
     assert head.count('|') == rule.count('|') == row.count('|')
+    # three seeds, three minutes of the baseline and six of the paper
+    assert papers_run.cost_of('rloo', PAPERS['rloo'], outcomes) == ['3', '9']
+    del outcomes['rloo', 2], outcomes['rloo', 3][-1]['seconds']
+    assert papers_run.cost_of('rloo', PAPERS['rloo'], outcomes) == ['2', '–']
+
+
+def test_measures_of_several_arms(tmp_path):
+    """A row for each arm and key, with the last value that was logged; an arm whose runs are missing has none, a paper may have no baseline."""
+    path = header(tmp_path / 'a.py', arms='--seed_of=1; --lr=2 --x=3', measure='bits, nats')
+    names = [arm.name for arm in papers_run.arms_of('a', path)]
+    assert names[1:] == ['a seed_of=1', 'a lr=2 x=3']
+    outcomes = {(name, seed): [{'step': 1, 'bits': 9.0}, {'step': 2, 'bits': i + seed, 'nats': 1.0}, {'step': 3}]
+                for i, name in enumerate(names[:2]) for seed in (1, 2, 3)}
+    _, _, *rows = papers_run.measures_table(['a'], {'a': path}, outcomes).split('\n')
+    assert rows == ['| a seed_of=1 | bits | 2.000 ± 1.000 | 3.000 ± 1.000 | +1.000 ± 0.000 |',
+                    '| a seed_of=1 | nats | 1.000 ± 0.000 | 1.000 ± 0.000 | +0.000 ± 0.000 |']
+    alone = header(tmp_path / 'b.py', command=None, variant=['python sft.py'], measure='bits')
+    outcomes = {('b', seed): [{'step': 0, 'bits': 2.0}] for seed in (1, 2, 3)}
+    assert papers_run.measures_table(['b'], {'b': alone}, outcomes).endswith('| b | bits |  | 2.000 ± 0.000 |  |')
+
+
+def test_each_arm_has_the_setting_that_is_best_for_it(tmp_path):
+    path = header(tmp_path / 'a.py', tune='learning_rate 1e-3 1e-4 on sums:tune')
+    baseline, variant = papers_run.arms_of('a', path)
+    candidates = papers_run.candidates_of(baseline)
+    assert [arm.commands for arm in candidates.values()] == [
+        (f'python sft.py config/tiny.py --max_steps=2 --learning_rate={lr} --eval_prompts=sums:tune',) for lr in ('1e-3', '1e-4')]
+    outcomes = {}
+    for arm, scores in ((baseline, (0.3, 0.2)), (variant, (0.3, 0.4))):
+        assert papers_run.best_flag(arm, outcomes) is None
+        for candidate, score in zip(papers_run.candidates_of(arm).values(), scores):
+            outcomes[candidate.name, 0] = timed(0.9, score)
+    assert [papers_run.best_flag(arm, outcomes) for arm in (baseline, variant)] == ['--learning_rate=1e-3', '--learning_rate=1e-4']
+    for arm in (baseline, variant):
+        outcomes |= {(arm.name, seed): timed(0.1, 0.2) for seed in (1, 2, 3)}
+    assert '| a (learning_rate 1e-3 → 1e-4) | 0.200' in papers_run.curves_table(['a'], {'a': path}, outcomes)
+    # six runs of three seeds and four of tuning, a minute each
+    assert papers_run.cost_of('a', path, outcomes) == ['3', '10']
 
 
 def test_readme_has_the_tables_of_run_py():
-    """papers/README.md has what the headers say and, once there are runs, the table of outcomes.jsonl, which is table.txt."""
+    """papers/README.md has what the headers say and the tables of outcomes.jsonl, which are in table.txt."""
     with open(os.path.join(FOLDER, 'README.md')) as f:
         readme = f.read()
-    assert papers_run.list_of(PAPERS) in readme
-    if os.path.exists(papers_run.OUTCOMES):
-        known = papers_run.table(PAPERS, PAPERS, papers_run.read_outcomes())
-        assert known in readme
-        with open(os.path.join(FOLDER, 'table.txt')) as f:
-            assert f.read() == known + '\n'
+    outcomes = papers_run.read_outcomes()
+    for part in papers_run.list_of(PAPERS, outcomes).split('\n\n'):
+        assert part in readme
+    known = papers_run.tables(PAPERS, PAPERS, outcomes)
+    for table in known.split('\n\n'):
+        assert table in readme
+    with open(os.path.join(FOLDER, 'table.txt')) as f:
+        assert f.read() == known + '\n'
+
+
+def test_every_paper_that_is_run_has_its_outcome():
+    outcomes = papers_run.read_outcomes()
+    for name, path in PAPERS.items():
+        if papers_run.is_run(path):
+            assert papers_run.is_complete(papers_run.arms_of(name, path), outcomes), name
 
 
 def test_papers_of_one_command_share_a_baseline():
-    arms = papers_run.arms_of(['rloo', 'maxrl', 'dapo'], PAPERS)
-    baseline, = [arm for arm in arms if arm.startswith('baseline_')]
-    assert re.fullmatch('baseline_[0-9a-f]{8}', baseline)
-    assert arms['dapo'] == (arms[baseline][0].replace('config/tiny.py', 'config/tiny.py papers/dapo.py'), None)
-    assert arms['rloo'] == (arms[baseline][0], PAPERS['rloo'])
+    arms = [arm for name in ('rloo', 'maxrl', 'dapo') for arm in papers_run.arms_of(name, PAPERS[name])]
+    baseline, = {arm for arm in arms if arm.name.startswith('baseline_')}
+    assert re.fullmatch('baseline_[0-9a-f]{8}', baseline.name) and baseline.diff is None
+    command, = baseline.commands
+    assert arms[5] == ('dapo', (command.replace('config/tiny.py', 'config/tiny.py config/papers/dapo.py'),), None, '')
+    assert arms[1] == ('rloo', (command,), PAPERS['rloo'], '')
 
 
 def test_from_a_command_to_its_row(monkeypatch, capsys, tmp_path):
     """run.py on a paper with a tiny model and one step: code, runs, outcomes, table; a run that is done is kept."""
     tree = tmp_path / 'tree'
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns('.*', 'out', 'wandb', '__pycache__', 'docs', 'tests'))
+    copy_code(tree)
     flags = '--model=tiny --max_steps=1 --prompts_per_step=2 --max_new_tokens=4 --eval_prompts=search:tune --eval_samples=1'
-    for name in ('raft', 'dr_grpo'):
-        path = tree / 'papers' / os.path.basename(PAPERS[name])
-        path.write_text(re.sub(r'command: .*', f'command: python grpo.py config/tiny.py {flags}', path.read_text()))
+    command = f'python grpo.py config/tiny.py {flags}'
+    for path in ('papers/raft.diff', 'config/papers/dr_grpo.py'):
+        (tree / path).write_text(re.sub(r'command: .*', f'command: {command}', (tree / path).read_text()))
     (tree / 'papers/outcomes.jsonl').write_text('{"arm": "gspo", "seed": 1, "step": 0, "eval/pass@1": 0.5}\n')
+    (tree / 'out/tiny_base').mkdir(parents=True)
 
     module = load(tree / 'papers/run.py', 'papers_run_of_tree')
     monkeypatch.setattr(module, 'SEEDS', (1, 2))
     # the scripts run in forks that have torch already
     monkeypatch.setattr(module.subprocess, 'run', lambda command, **options: (
-        launch(*command[1:], cwd=tree) if command[0] == sys.executable else subprocess_run(command, **options)))
+        launch(f'{options["cwd"]}/{command[1]}', *command[2:], cwd=options['cwd']) if command[0] == sys.executable
+        else subprocess_run(command, **options)))
     module.main(['raft', '--jobs=1'])
-    baseline = module.baseline_of(f'python grpo.py config/tiny.py {flags}')
+    baseline = module.baseline_of(str(tree / 'papers/raft.diff')).name
     row = '0.000 ± 0.000 → 0.000 ± 0.000 | +0.000 ± 0.000'
     assert f'| raft | {" | ".join([row] * 4)} |' in capsys.readouterr().out
     assert f'| raft | {row}' in (tree / 'papers/table.txt').read_text()
-    assert sorted(os.listdir(tree / 'out/papers/raft')) == ['code', 'made_from.txt', 'seed1', 'seed1.txt', 'seed2', 'seed2.txt']
-    assert {'config', 'papers', 'rewards', 'grpo.py', 'run.py'} <= {*os.listdir(tree / 'out/papers' / baseline / 'code')}
+    assert sorted(os.listdir(tree / 'out/papers/raft')) == ['made_from.txt', 'seed1', 'seed1.txt', 'seed2', 'seed2.txt']
+    assert {'config', 'papers', 'rewards', 'grpo.py', 'run.py'} <= {*os.listdir(tree / 'out/papers' / baseline / 'seed1')}
+    assert sorted(os.listdir(tree / 'out/papers/raft/seed1/out')) == ['run', 'tiny_base']
     lines = [json.loads(line) for line in open(tree / 'papers/outcomes.jsonl')]
     assert {line['arm'] for line in lines} == {'gspo', 'raft', baseline} and len(lines) == 1 + 2 * 2 * 2
+    assert all('seconds' in line for line in lines if line['arm'] != 'gspo' and line['step'] == 1)
+    # the variant alone is patched
+    assert (tree / 'out/papers' / baseline / 'seed1/grpo.py').read_text() == (tree / 'grpo.py').read_text()
+    assert (tree / 'out/papers/raft/seed1/grpo.py').read_text() != (tree / 'grpo.py').read_text()
 
     # the shared baseline is not run again
-    before = os.path.getmtime(tree / 'out/papers' / baseline / 'seed1/log.jsonl')
+    before = os.path.getmtime(tree / 'out/papers' / baseline / 'seed1/out/run/log.jsonl')
     module.main(['dr_grpo', '--jobs=1'])
-    assert os.path.getmtime(tree / 'out/papers' / baseline / 'seed1/log.jsonl') == before
-    assert json.load(open(tree / 'out/papers/dr_grpo/seed1/run.json'))['loss_denominator'] == 'constant'
+    assert os.path.getmtime(tree / 'out/papers' / baseline / 'seed1/out/run/log.jsonl') == before
+    assert json.load(open(tree / 'out/papers/dr_grpo/seed1/out/run/run.json'))['loss_denominator'] == 'constant'
     # runs of another version of the diff are not taken for this one's
     raft = tree / 'papers/raft.diff'
-    raft.write_text(raft.read_text().replace('outcome: pending', 'outcome: bad'))
-    module.prepare('raft', f'python grpo.py config/tiny.py {flags}', str(raft))
+    raft.write_text(re.sub(r'outcome: .*', 'outcome: bad', raft.read_text()))
+    _, variant = module.arms_of('raft', str(raft))
+    module.check_runs(variant)
     raft.write_text(raft.read_text().replace('return rewards', 'return 2 * rewards'))
     with pytest.raises(SystemExit, match='has runs of another raft: delete it'):
-        module.prepare('raft', f'python grpo.py config/tiny.py {flags}', str(raft))
+        module.check_runs(variant)
+    capsys.readouterr()
     module.main(['--report'])
-    assert [line.split(' | ')[0] for line in capsys.readouterr().out.strip().split('\n')[-2:]] == ['| dr_grpo', '| raft']
+    assert re.findall(r'^\| (\w+) \| 0', capsys.readouterr().out, re.M) == ['dr_grpo', 'raft']
+
+
+def test_commands_of_an_arm_run_in_their_order(monkeypatch, tmp_path):
+    """In one tree; each has the seed, the last one has the out_dir that is measured; an error shows what was printed."""
+    monkeypatch.setattr(papers_run, 'ROOT', str(tmp_path))
+    (tmp_path / 'out').mkdir()
+    for folder in ('config', 'papers', 'rewards'):
+        (tmp_path / folder).mkdir()
+    (tmp_path / 'first.py').write_text('import sys; open("out/first", "w").write(" ".join(sys.argv[1:]))')
+    (tmp_path / 'last.py').write_text("""import os, sys
+os.makedirs('out/run')
+first = open('out/first').read()
+open('out/run/log.jsonl', 'w').write(f'{{"step": 1, "loss": 2}}\\n{{"step": 1, "first": "{first}", "tokens": 3, "last": "{sys.argv[1:]}"}}')
+""")
+    arm = papers_run.Arm('x', ('python first.py --a=1', 'python last.py'))
+    record, = papers_run.run(arm, 7)
+    assert record.pop('seconds') >= 0
+    assert record == {'step': 1, 'first': '--a=1 --seed=7', 'last': "['--seed=7', '--out_dir=out/run']"}
+    (tmp_path / 'first.py').write_text('raise ValueError("broken")')
+    with pytest.raises(SystemExit, match='python first.py --a=1 --seed=8 failed in .*seed8'):
+        papers_run.run(arm, 8)
 
 
 subprocess_run = subprocess.run
