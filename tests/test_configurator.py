@@ -510,7 +510,9 @@ def test_config_files_set_knobs_that_exist_to_legal_values(settings, files, scri
 def test_all_config_files_are_tested():
     tested, = [mark.args[1] for mark in test_config_files_set_knobs_that_exist_to_legal_values.pytestmark]
     names = {name for files, _ in tested for name in files.split()}
-    assert {f'{name}.py' for name in names} == {f for f in os.listdir(f'{REPOSITORY}/config') if f.endswith('.py')}
+    # the files of config/papers stand behind others: test_papers.py reads them
+    assert {f'{name}.py' for name in names} - {'papers/sums_base.py', 'papers/sums.py'} == {
+        f for f in os.listdir(f'{REPOSITORY}/config') if f.endswith('.py')}
 
 
 def test_only_the_standard_library_is_imported():

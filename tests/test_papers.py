@@ -2,6 +2,7 @@
 
 Here are what holds for all papers, the checks of the policy gradients, and run.py. The other papers' checks are in test_papers_*.py.
 """
+import ast
 import glob
 import json
 import math
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 
+import configurator
 import pytest
 from conftest import ROOT, launch, read_log
 from paper_tools import CONFIGS, DIFFS, FOLDER, PAPERS, TINY, TWO_STEPS, advantages, copy_code, files_of, load, loss_of, near, only_with_the_diff
@@ -64,6 +66,32 @@ def test_header(name):
     assert re.search(r'arXiv \d{4}\.\d{5}', header['paper'])
     if name in DIFFS:
         assert re.search(r'^\+.*arXiv \d{4}\.\d{5}', text_of(name), re.M)
+
+
+@pytest.mark.parametrize('name', PAPERS)
+def test_commands_have_knobs_that_exist_and_legal_values(name, monkeypatch, patched):
+    """Of all arms, those of a diff's variant in its patched tree."""
+    monkeypatch.setattr(configurator, 'check_models', lambda *_: None)
+    for arm in papers_run.arms_of(name, PAPERS[name]):
+        tree = patched(name) if arm.diff else ROOT
+        for command in arm.commands:
+            _, *words = shlex.split(command)
+            path = os.path.join(tree, words[1].replace('.', '/') + '.py' if words[0] == '-m' else words[0])
+            flags = words[2:] if words[0] == '-m' else words[1:]
+            check_settings(path, [*flags, '--seed=1'], monkeypatch)
+
+
+def check_settings(path, flags, monkeypatch):
+    """Runs a script's config block with these flags, up to and with its call of configure, which may be in a function."""
+    with open(path) as f:
+        statements = ast.parse(f.read()).body
+    knobs = [s for s in statements if isinstance(s, ast.Assign) and 'configure(' not in ast.unparse(s)]
+    call, = [node for s in statements for node in ast.walk(s) if isinstance(node, ast.Call) and ast.unparse(node.func) == 'configure']
+    names = {key: value for key, value in vars(configurator).items() if callable(value)} | {'__file__': path, '__doc__': None}
+    last = call.lineno
+    block = [s for s in knobs if s.lineno < last] + [ast.Expr(call)]
+    monkeypatch.setattr(sys, 'argv', [os.path.basename(path), *flags])
+    exec(compile(ast.fix_missing_locations(ast.Module(block, [])), path, 'exec'), names)
 
 
 @pytest.mark.parametrize('name', PAPERS)
