@@ -212,7 +212,7 @@ LEGAL = {
     'n': at_least(1),
     'limit': at_least(0),
     'show': at_least(0),
-    'write': one_of('samples', 'sft', 'pairs'),
+    'write': one_of('samples', 'sft', 'pairs', 'prompts'),
     'out': not_empty(),
 }
 

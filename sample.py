@@ -21,6 +21,9 @@ for all prompts, and for each difficulty where the rows carry one.
     pairs       rows for dpo.py: a prompt with its best and its worst completion where their rewards
                 differ. With --rejected_model: the completions of `model` against those of the other
                 model, whatever their rewards (delta learning, arXiv 2507.06187)
+    prompts     rows for grpo.py: the prompts whose completions have different rewards, without
+                completions. GRPO learns nothing from the others (RIF-RFT, arXiv 2507.05386). They
+                stand there without `instruction`: give it to grpo.py again
 
 Training rows (sft, pairs) contain only completions that ended by themselves. A completion cut at
 max_new_tokens would teach the model to stop there.
@@ -51,7 +54,7 @@ temperature = 1.0  # 0: greedy
 max_new_tokens = 128  # tokens of a completion
 max_prompt_tokens = 512  # longer prompts are dropped and counted
 # output
-write = 'samples'  # lines of `out`: 'samples', 'sft' or 'pairs'
+write = 'samples'  # lines of `out`: 'samples', 'sft', 'pairs' or 'prompts'
 rejected_model = ''  # of write=pairs: a weaker model for the rejected side; '': best against worst
 out = 'out/samples.jsonl'  # JSON lines
 overwrite = False  # replace an `out` that exists
@@ -68,8 +71,8 @@ if os.path.exists(out) and not overwrite:
     raise UserError(f'{out} exists: say --overwrite=True or another --out')
 if rejected_model and write != 'pairs':
     raise UserError('rejected_model goes with write=pairs')
-if write == 'pairs' and n < 2 and not rejected_model:
-    raise UserError('write=pairs compares completions of a prompt: --n=2 or more')
+if n < 2 and (write == 'prompts' or write == 'pairs' and not rejected_model):
+    raise UserError(f'write={write} compares completions of a prompt: --n=2 or more')
 
 # --- imports --------------------------------------------------------------------
 # after the settings, because they take seconds: the user learns of a mistake in a flag at once
@@ -229,6 +232,28 @@ def pair_lines(prompt, group, weaker_group):
     return lines
 
 
+def prompt_lines(prompt, group):
+    """The prompt as it was read, in one line; none if all rewards are equal."""
+    rewards = [completion['reward'] for completion in group]
+    if min(rewards) == max(rewards):
+        return []
+    # the training script appends the instruction: here it would be there twice
+    *earlier, last = prompt['messages']
+    if instruction:
+        last = {**last, 'content': last['content'].removesuffix(f'\n\n{instruction}')}
+    line = {
+        'messages': [*earlier, last],
+        'ground_truth': prompt['truth'],
+        'dataset': prompt['kind'],
+        'difficulty': prompt['difficulty'],
+        'where': prompt['where'],
+        'mean_reward': sum(rewards) / n,
+    }
+    if prompt['demonstration']:
+        line['demonstration'] = prompt['demonstration']
+    return [line]
+
+
 def lines_of(prompt, group, weaker_group):
     """The lines of `out` for a prompt, as dicts.
 
@@ -238,6 +263,8 @@ def lines_of(prompt, group, weaker_group):
         return sample_lines(prompt, group)
     if write == 'sft':
         return sft_lines(prompt, group)
+    if write == 'prompts':
+        return prompt_lines(prompt, group)
     return pair_lines(prompt, group, weaker_group)
 
 

@@ -37,7 +37,7 @@ SEEDS = (1, 2, 3)
 TUNING_SEED = 0
 # what the commands start from; a script says which command makes a missing one
 START_MODELS = ('tiny_base', 'sums_base', 'tiny_teacher', 'smollm2')
-GROUPS = ('policy gradients', 'supervised losses', 'eliciting', 'pairs', 'data')
+GROUPS = ('policy gradients', 'supervised losses', 'eliciting', 'pairs', 'data', 'pretraining')
 NOT_RUN = 'not run here'  # begins the outcome of a paper that this machine cannot run
 
 
@@ -222,7 +222,9 @@ def prepare(tree, diff):
     if diff:
         # paths of --directory are relative to the repository
         directory = os.path.relpath(tree, ROOT)
-        subprocess.run(['git', 'apply', f'--directory={directory}', diff], cwd=ROOT, check=True)
+        applied = subprocess.run(['git', 'apply', f'--directory={directory}', diff], cwd=ROOT)
+        if applied.returncode:
+            sys.exit(f'error: {diff} does not apply to the code as it is: see the lines above')
 
 
 def run_commands(arm, seed, tree):

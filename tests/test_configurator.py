@@ -318,7 +318,7 @@ RULES = {
     'device': (DEVICES, NO_DEVICES, 'auto, cpu, cuda or cuda:N'),
     'dtype': (['auto', 'float32', 'bfloat16'], ['float16', 'bf16', ''], 'auto, float32 or bfloat16'),
     'n': AT_LEAST_1, 'limit': AT_LEAST_0, 'show': AT_LEAST_0,
-    'write': (['samples', 'sft', 'pairs'], ['pair', ''], 'samples, sft or pairs'), 'out': NAME}
+    'write': (['samples', 'sft', 'pairs', 'prompts'], ['pair', ''], 'samples, sft, pairs or prompts'), 'out': NAME}
 
 
 @pytest.fixture

@@ -275,3 +275,42 @@ def test_write_sft_and_pairs_and_train_on_them(monkeypatch, start_model, tmp_pat
                f'--out={tmp_path / "x"}')
     with pytest.raises(UserError, match='--n=2'):
         inside(monkeypatch, 'sample.py', '--model=tiny', '--n=1', '--write=pairs', f'--out={tmp_path / "x"}')
+
+
+def test_write_prompts_for_grpo(monkeypatch, start_model, tmp_path, capfd):
+    """Of groups with 0, 3 and 8 of 8 right only the second is written; rl_prompts reads it as it read the first row, the instruction once."""
+    asked = [{'role': 'system', 'content': 'Be quick.'}, {'role': 'user', 'content': '1+1'}, {'role': 'assistant', 'content': '1 2 #### 2'}]
+    write(tmp_path / 'rows.jsonl', [
+        {'prompt': '3+4', 'answer': 7, 'dataset': 'sums', 'difficulty': 2, 'demonstration': '3 7 #### 7'},
+        {'messages': [*asked, {'role': 'user', 'content': 'Add.\n\nAdd.'}], 'answer': '2', 'data_source': 'openai/gsm8k'},
+        {'prompt': 'C?', 'answer': {'answer': 'C', 'options': ['A', 'C']}, 'dataset': 'mcq', 'level': 'Level 3'}])
+    out, common = tmp_path / 'prompts.jsonl', ['--max_new_tokens=24', '--show=0']
+    flags = [f'--model={start_model}', f'--data={tmp_path}/rows.jsonl', '--instruction=Add.', '--write=prompts', '--n=8', *common]
+    with pytest.raises(UserError, match='no prompt has what write=prompts needs'):
+        inside(monkeypatch, 'sample.py', *flags, '--temperature=0', f'--out={out}')
+    with pytest.raises(UserError, match='write=prompts compares completions of a prompt: --n=2'):
+        inside(monkeypatch, 'sample.py', '--model=tiny', '--n=1', '--write=prompts', f'--out={tmp_path / "x"}')
+    ns = inside(monkeypatch, 'sample.py', *flags, '--write=samples', f'--out={tmp_path}/samples.jsonl')
+    lines = []
+    for prompt in ns['prompts']:
+        made = [ns['prompt_lines'](prompt, [{'reward': float(i < right)} for i in range(8)]) for right in (0, 3, 8)]
+        assert [len(line) for line in made] == [0, 1, 0] and made[1][0]['mean_reward'] == 3 / 8
+        lines += made[1]
+    assert ['demonstration' in line for line in lines] == [True, False, False]
+    write(out, lines)
+    again, _ = ns['rl_prompts'](ns['read_rows'](str(out))[0], ns['tokenizer'], 512, '', 'Add.')
+    assert [{**prompt, 'where': ''} for prompt in again] == [{**prompt, 'where': ''} for prompt in ns['prompts']]
+    assert [prompt['text'] for prompt in again] == ['3+4\n\nAdd.', 'Add.\n\nAdd.\n\nAdd.', 'C?\n\nAdd.']
+
+    # the whole way, without an instruction: what is written is what some completions solve and some do not
+    flags = [f'--model={start_model}', '--data=sums:train', '--limit=30', '--n=4', *common]
+    for kind in ('samples', 'prompts'):
+        inside(monkeypatch, 'sample.py', *flags, f'--write={kind}', f'--out={tmp_path}/{kind}.jsonl', '--overwrite=True')
+    rewards = {}
+    for line in map(json.loads, open(tmp_path / 'samples.jsonl')):
+        rewards.setdefault(line['where'], []).append(line['reward'])
+    solved_in_part = {where: sum(of_row) / 4 for where, of_row in rewards.items() if 0 < sum(of_row) < 4}
+    assert {line['where']: line['mean_reward'] for line in map(json.loads, open(out))} == solved_in_part
+    assert 2 < len(solved_in_part) < 30 and f'{len(solved_in_part)} prompts of 30 prompts' in capfd.readouterr().out
+    inside(monkeypatch, 'grpo.py', f'--model={start_model}', f'--data={out}', '--eval_prompts=', '--prompts_per_step=2', '--group_size=4',
+           '--max_steps=1', '--max_new_tokens=24', f'--out_dir={tmp_path}/grpo')

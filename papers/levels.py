@@ -1,0 +1,28 @@
+"""The rows of some difficulties, for config/papers/rl_forgets_less.py (Lai et al. 2025, arXiv 2507.05386).
+
+    python -m papers.levels --data=sums:train --levels=7,8 --out=out/new.jsonl
+"""
+import json
+import os
+
+from configurator import configure, not_empty
+from rows import level_of, read_rows
+
+data = 'sums:train'  # rows of any shape with a difficulty
+levels = '7,8'  # the difficulties to keep
+out = 'out/levels.jsonl'  # JSON lines
+seed = 1337  # no effect: nothing is drawn
+
+
+def of_levels(rows, levels):
+    """The rows of these difficulties, a list of their texts, as they are and in their order."""
+    return [row for row in rows if str(level_of(row.get('difficulty'))) in levels]
+
+
+if __name__ == '__main__':
+    config = configure(globals(), levels=not_empty())
+    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+    with open(out, 'w') as f:
+        for row in of_levels(read_rows(data)[0], levels.split(',')):
+            row.pop('_where')
+            f.write(json.dumps(row) + '\n')
