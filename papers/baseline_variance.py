@@ -1,7 +1,4 @@
 """How much the gradient of a group varies under four baselines (OBLR-PO, arXiv 2511.23310)."""
-import json
-import os
-
 import torch
 from configurator import configure
 from data import completion_text, load_tokenizer, rl_prompts, stop_ids
@@ -11,6 +8,7 @@ from rows import read_rows
 from verify import verify
 
 from papers.gradient_variance import BASELINES, baseline, variance, weights_and_gradient
+from papers.lines import write_lines
 
 model, data = 'out/tiny_base', 'search:train'
 n_prompts, n_groups, group_size, max_new_tokens = 32, 8, 8, 128  # n_groups groups of each prompt
@@ -33,6 +31,4 @@ if __name__ == '__main__':
                 b = baseline(rewards, weights.view(n_groups, -1), kind == 'others')
                 totals[kind, name] = totals.get((kind, name), 0) + variance(rewards - b, gradients)
     ratios = {f'{kind}/{name}': total / totals[kind, 'mean'] for (kind, name), total in totals.items()}
-    os.makedirs(out_dir, exist_ok=True)
-    with open(f'{out_dir}/log.jsonl', 'w') as f:
-        f.write(json.dumps({'step': 0, **ratios}) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [{'step': 0, **ratios}])

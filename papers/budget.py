@@ -1,9 +1,9 @@
 """Annotations divided between demonstrations and pairs, for config/papers/budget.py (arXiv 2502.11284)."""
-import json
 import subprocess
 import sys
 
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 
 model, demonstrations, pairs = 'out/sums_base', 'sums:train', 'out/pairs.jsonl'  # pairs of its samples
@@ -24,8 +24,7 @@ def score(budget, share):
     """pass@1 after sft.py on the demonstrations and dpo.py on the pairs."""
     start = model
     for script, rows in divide(read_rows(demonstrations)[0], read_rows(pairs)[0], budget, share).items():
-        with open('out/budget.jsonl', 'w') as f:
-            f.writelines(json.dumps(row) + '\n' for row in rows)
+        write_lines('out/budget.jsonl', rows)
         command = [sys.executable, f'{script}.py', 'config/papers/sums.py', 'config/papers/budget.py']
         folder = f'{out_dir}/{script}_{budget}_{share}'
         subprocess.run([*command, f'--model={start}', f'--out_dir={folder}', f'--seed={seed}'], check=True)
@@ -36,5 +35,4 @@ def score(budget, share):
 if __name__ == '__main__':
     configure(globals())
     scores = {f'{b}/{s}': score(int(b), float(s)) for b in budgets.split() for s in shares.split()}
-    with open(f'{out_dir}/log.jsonl', 'w') as f:
-        f.write(json.dumps({'step': 0, **scores}) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [{'step': 0, **scores}])

@@ -2,9 +2,9 @@
 
     python -m papers.codeboost_distinct --data=snippets.jsonl --out=out/distinct.jsonl
 """
-import json
 
 from configurator import between, configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'snippets.jsonl'  # rows with a program in `code`
@@ -33,6 +33,5 @@ def distinct(codes, similarity):
 
 if __name__ == '__main__':
     config = configure(globals(), similarity=between(0, 1))
-    with open(out, 'w') as f:
-        for code in distinct([row['code'] for row in read_rows(data)[0]], similarity):
-            f.write(json.dumps({'code': code}) + '\n')
+    kept = distinct([row['code'] for row in read_rows(data)[0]], similarity)
+    write_lines(out, [{'code': code} for code in kept])

@@ -6,6 +6,7 @@ import json
 import random
 
 from configurator import between, configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'out/run.jsonl'  # rows with code, stdout, stderr
@@ -29,8 +30,9 @@ def row_of(code, stdout, stderr, masked):
 if __name__ == '__main__':
     config = configure(globals(), fill_share=between(0, 1))
     rng = random.Random(f'codeboost {seed}')
-    with open(out, 'w') as f:
-        for row in read_rows(data)[0]:
-            lines = [i for i, line in enumerate(row['code'].splitlines()) if line.strip()]
-            masked = rng.choice(lines) if rng.random() < fill_share else None
-            f.write(json.dumps(row_of(row['code'], row['stdout'], row['stderr'], masked)) + '\n')
+    rows = []
+    for row in read_rows(data)[0]:
+        lines = [i for i, line in enumerate(row['code'].splitlines()) if line.strip()]
+        masked = rng.choice(lines) if rng.random() < fill_share else None
+        rows.append(row_of(row['code'], row['stdout'], row['stderr'], masked))
+    write_lines(out, rows)

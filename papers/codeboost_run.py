@@ -4,16 +4,15 @@
 
 A program that a limit ends, or whose output changes from run to run (a time, an address), is left out.
 """
-import json
 import tempfile
 
 from configurator import UserError, configure
+from papers.lines import write_lines
 from rewards.sandbox import PYTHON, run_program, sandboxed
 from rows import read_rows
 
 data = 'out/distinct.jsonl'  # rows with a program in `code`
-out = 'out/run.jsonl'  # JSON lines: code, stdout, stderr
-seed = 1337  # no effect: nothing is drawn
+out, seed = 'out/run.jsonl', 1337  # JSON lines: code, stdout, stderr; the seed has no effect
 
 
 def outputs_of(code):
@@ -33,8 +32,9 @@ if __name__ == '__main__':
     config = configure(globals())
     if not sandboxed():
         raise UserError('no sandbox here (unshare)')
-    with open(out, 'w') as f:
-        for code in [row['code'] for row in read_rows(data)[0]]:
-            outputs = outputs_of(code)
-            if outputs and outputs == outputs_of(code):
-                f.write(json.dumps({'code': code, 'stdout': outputs[0], 'stderr': outputs[1]}) + '\n')
+    rows = []
+    for code in [row['code'] for row in read_rows(data)[0]]:
+        outputs = outputs_of(code)
+        if outputs and outputs == outputs_of(code):
+            rows.append({'code': code, 'stdout': outputs[0], 'stderr': outputs[1]})
+    write_lines(out, rows)

@@ -3,10 +3,9 @@
     python -m papers.cpt_uda --data=sums:train --out=out/text.jsonl                # text of both domains
     python -m papers.cpt_uda --data=sums:test --write=tests --out=out/tests.jsonl  # prompts of the target
 """
-import json
-import os
 
 from configurator import configure, one_of
+from papers.lines import write_lines
 from rows import read_rows
 from verify import verify
 
@@ -33,8 +32,4 @@ def lines_of(row, kind):
 
 if __name__ == '__main__':
     configure(globals(), write=one_of('text', 'tests'))
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    with open(out, 'w') as f:
-        for row in read_rows(data)[0]:
-            for line in lines_of(row, write):
-                f.write(json.dumps(line) + '\n')
+    write_lines(out, [line for row in read_rows(data)[0] for line in lines_of(row, write)])

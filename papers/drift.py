@@ -1,14 +1,13 @@
 """Pairs for iterated DPO without a judge, of samples that sample.py wrote (DRIFT, arXiv 2510.02341)."""
-import json
 
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 from verify import extract
 
 data = 'out/samples.jsonl'  # samples of the policy as it is now
 rejected = ''  # stored samples, the wrong ones are the rejected side; '': a majority chooses both sides
-out = 'out/pairs.jsonl'  # JSON lines
-seed = 1337  # no effect: nothing is drawn
+out, seed = 'out/pairs.jsonl', 1337  # JSON lines; the seed has no effect, as nothing is drawn
 
 
 def by_prompt(samples):
@@ -33,8 +32,9 @@ if __name__ == '__main__':
     configure(globals())
     groups, stored = by_prompt(read_rows(data)[0]), read_rows(rejected)[0] if rejected else []
     wrong = by_prompt(sample for sample in stored if sample['reward'] < 0.5)
-    with open(out, 'w') as f:
-        for prompt in [prompt for prompt in groups if prompt in wrong or not rejected]:
-            chosen, worse = (sample['completion'] for sample in sides(groups[prompt], wrong.get(prompt)))
-            if chosen != worse:
-                f.write(json.dumps({'prompt': prompt, 'chosen': chosen, 'rejected': worse}) + '\n')
+    pairs = []
+    for prompt in [prompt for prompt in groups if prompt in wrong or not rejected]:
+        chosen, worse = (sample['completion'] for sample in sides(groups[prompt], wrong.get(prompt)))
+        if chosen != worse:
+            pairs.append({'prompt': prompt, 'chosen': chosen, 'rejected': worse})
+    write_lines(out, pairs)

@@ -6,11 +6,10 @@ rows: 'instruction'  prompts and replies as they are
       'response'     every prompt is empty, so that the reply cannot depend on it
       'single-task'  prompts and replies of one difficulty
 """
-import json
-import os
 import random
 
 from configurator import at_least, configure, one_of
+from papers.lines import write_lines
 from rows import example_of, level_of, read_rows
 
 rows = 'response'  # 'instruction', 'response' or 'single-task'
@@ -34,7 +33,5 @@ def messages_of(source, kind):
 
 if __name__ == '__main__':
     config = configure(globals(), rows=one_of('instruction', 'response', 'single-task'), n_rows=at_least(1))
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
     conversations = messages_of(read_rows(data)[0], rows)
-    with open(out, 'w') as f:
-        f.writelines(json.dumps({'messages': messages}) + '\n' for messages in conversations)
+    write_lines(out, [{'messages': messages} for messages in conversations])

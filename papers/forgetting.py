@@ -5,9 +5,9 @@
 It compares the evaluations of the second run with the last one of the first, whose model it started from.
 """
 import json
-import os
 
 from configurator import configure, not_empty
+from papers.lines import write_lines
 
 first, second = 'out/first/log.jsonl', 'out/second/log.jsonl'  # logs of both runs
 old, new = '2,3,4,5,6', '7,8'  # the levels that each of them trains on
@@ -29,10 +29,10 @@ def mean_over(evaluation, levels):
 
 if __name__ == '__main__':
     config = configure(globals(), old=not_empty(), new=not_empty())
-    os.makedirs(out_dir, exist_ok=True)
     before = mean_over(evaluations_of(first)[-1], old)
-    with open(os.path.join(out_dir, 'log.jsonl'), 'w') as f:
-        for record in evaluations_of(second):
-            after = mean_over(record, old)
-            f.write(json.dumps({'step': record['step'], 'eval/old': after, 'eval/new': mean_over(record, new),
-                                'eval/forgotten': before - after}) + '\n')
+    lines = []
+    for record in evaluations_of(second):
+        after = mean_over(record, old)
+        lines.append({'step': record['step'], 'eval/old': after, 'eval/new': mean_over(record, new),
+                      'eval/forgotten': before - after})
+    write_lines(f'{out_dir}/log.jsonl', lines)

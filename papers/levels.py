@@ -2,10 +2,9 @@
 
     python -m papers.levels --data=sums:train --levels=7,8 --out=out/new.jsonl
 """
-import json
-import os
 
 from configurator import configure, not_empty
+from papers.lines import write_lines
 from rows import level_of, read_rows
 
 data = 'sums:train'  # rows of any shape with a difficulty
@@ -21,8 +20,4 @@ def of_levels(rows, levels):
 
 if __name__ == '__main__':
     config = configure(globals(), levels=not_empty())
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    with open(out, 'w') as f:
-        for row in of_levels(read_rows(data)[0], levels.split(',')):
-            row.pop('_where')
-            f.write(json.dumps(row) + '\n')
+    write_lines(out, of_levels(read_rows(data)[0], levels.split(',')))

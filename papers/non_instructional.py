@@ -1,8 +1,8 @@
 """Rows that ask for nothing: half a document, and a teacher's continuation of it (arXiv 2409.00096)."""
-import json
 import re
 
 from configurator import configure
+from papers.lines import write_lines
 
 data = 'web.jsonl'  # rows with a `text`
 teacher = 'HuggingFaceTB/SmolLM2-1.7B-Instruct'  # hub id or folder; the paper has GPT-3.5 and GPT-4
@@ -26,15 +26,15 @@ if __name__ == '__main__':
     from rollout import generate
     from rows import read_rows
     tokenizer, model = load_tokenizer(teacher), load_model(teacher, device)
-    cut = [(halves(row['text']), row['_where']) for row in read_rows(data)[0][:n_rows]]
-    rows = [{'prompt': both[0], '_where': where} for both, where in cut if both]
+    cut = [halves(row['text']) for row in read_rows(data)[0][:n_rows]]
+    rows = [{'prompt': both[0], '_where': data} for both in cut if both]
     prompts, _ = rl_prompts(rows, tokenizer, max_prompt_tokens, '', instruction, needs_truth=False)
     ids, seeds = [prompt['ids'] for prompt in prompts], [(seed, i) for i in range(len(prompts))]
     groups = generate(model, ids, 1, max_new_tokens, 1.0, stop_ids(tokenizer, teacher), seeds)
-    with open(out, 'w') as f:
-        for prompt, (sample,) in zip(prompts, groups):
-            half = prompt['text'].removesuffix(f'\n\n{instruction}')
-            reply = completion_text(tokenizer, sample['ids'])
-            # a reply that was cut would teach to end there
-            if sample['stopped'] and reply.strip():
-                f.write(json.dumps({'prompt': half, 'completion': reply}) + '\n')
+    lines = []
+    for prompt, (sample,) in zip(prompts, groups):
+        reply = completion_text(tokenizer, sample['ids'])
+        # a reply that was cut would teach to end there
+        if sample['stopped'] and reply.strip():
+            lines.append({'prompt': prompt['text'].removesuffix(f'\n\n{instruction}'), 'completion': reply})
+    write_lines(out, lines)

@@ -6,10 +6,9 @@
 It reads lines of write=samples, and writes one line to out_dir/log.jsonl: the mean reward of all
 samples, of each difficulty, the share that ended by itself, and the mean number of tokens.
 """
-import json
-import os
 
 from configurator import configure
+from papers.lines import write_lines
 from rows import levels, read_rows
 
 data = 'out/samples.jsonl'  # what sample.py wrote
@@ -33,6 +32,4 @@ def metrics_of(samples):
 
 if __name__ == '__main__':
     config = configure(globals())
-    os.makedirs(out_dir, exist_ok=True)
-    with open(os.path.join(out_dir, 'log.jsonl'), 'w') as f:
-        f.write(json.dumps(metrics_of(list(read_rows(data)[0]))) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [metrics_of(list(read_rows(data)[0]))])

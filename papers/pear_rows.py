@@ -5,12 +5,11 @@
 A sum is worked out from the left, as the start model does it, or from the right, as it never does. Both
 have the same length and the same answer: '3+5+2' is '3 8 10 #### 10' or '2 7 10 #### 10'.
 """
-import json
-import os
 import random
 from itertools import accumulate
 
 from configurator import between, configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'sums:train'  # rows of sums
@@ -32,7 +31,4 @@ def mixed(rows, share, rng):
 
 if __name__ == '__main__':
     config = configure(globals(), foreign=between(0, 1))
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    with open(out, 'w') as f:
-        for row in mixed(list(read_rows(data)[0]), foreign, random.Random(f'pear {seed}')):
-            f.write(json.dumps({key: value for key, value in row.items() if key != '_where'}) + '\n')
+    write_lines(out, mixed(list(read_rows(data)[0]), foreign, random.Random(f'pear {seed}')))

@@ -5,10 +5,9 @@
 The second task asks for the largest digit: '3,5,2' is answered '#### 5'. new.jsonl has its training rows,
 old.jsonl some of sums, and test.jsonl held-out rows of both, whose difficulty is 'old' or 'new'.
 """
-import json
-import os
 
 from configurator import at_least, configure
+from papers.lines import write_lines
 from rows import read_rows
 
 out = 'out/replay'  # folder
@@ -32,9 +31,6 @@ def files_of(train, test, memory):
 
 if __name__ == '__main__':
     config = configure(globals(), memory=at_least(1))
-    os.makedirs(out, exist_ok=True)
     files = files_of(read_rows('sums:train')[0], read_rows('sums:test')[0], memory)
     for name, rows in files.items():
-        with open(os.path.join(out, f'{name}.jsonl'), 'w') as f:
-            for row in rows:
-                f.write(json.dumps({key: value for key, value in row.items() if key != '_where'}) + '\n')
+        write_lines(f'{out}/{name}.jsonl', rows)

@@ -1,12 +1,12 @@
 """Which of the paper's findings hold for the runs of papers/secret_recipe.py (arXiv 2412.13337)."""
 import glob
 import json
-import os
 
 import numpy as np
 from configurator import configure
+from papers.lines import write_lines
 
-runs, changed = 'out/secret_recipe', '64_1e-4'  # as papers/secret_recipe.py made them
+runs, compared = 'out/secret_recipe', '64_1e-4'  # as papers/secret_recipe.py made them
 out_dir = 'out/secret_findings'  # log.jsonl has one line
 seed = 1337  # no effect: nothing is drawn
 
@@ -19,12 +19,12 @@ def summary(path):
     return evaluation['eval/pass@1'], *np.mean(early, 0)
 
 
-def findings(logs, changed):
+def findings(logs, compared):
     """The numbers behind the findings (i) to (iv); logs: {'64_1e-4' or another run's name: its summary}."""
     sweep = [(int(name.partition('_')[0]), *numbers) for name, numbers in logs.items() if '_' in name]
     sizes, scores, losses, norms = map(np.array, zip(*sweep))
     ranks = [np.argsort(np.argsort(values)) for values in (scores, losses, norms)]
-    gains = [logs[changed][0] - logs[name][0] for name in ('warmup', 'cosine', 'phased')]
+    gains = [logs[compared][0] - logs[name][0] for name in ('warmup', 'cosine', 'phased')]
     return {'large_batch': scores[sizes == max(sizes)].max() - scores[sizes == min(sizes)].max(),
             'rho_grad_norm': np.corrcoef(ranks)[0, 2], 'rho_loss': np.corrcoef(ranks)[0, 1],
             **dict(zip(('no_warmup', 'constant', 'stacked'), gains))}
@@ -32,9 +32,7 @@ def findings(logs, changed):
 
 if __name__ == '__main__':
     config = configure(globals())
-    found = findings({p.split('/')[-2]: summary(p) for p in glob.glob(f'{runs}/*/log.jsonl')}, changed)
+    found = findings({p.split('/')[-2]: summary(p) for p in glob.glob(f'{runs}/*/log.jsonl')}, compared)
     print('(i)', found['large_batch'] > 0, '(ii)', found['rho_grad_norm'] < 0 < found['rho_loss'], '(iii)',
           min(found['no_warmup'], found['constant']) > -0.03, '(iv)', found['stacked'] > -0.03)
-    os.makedirs(out_dir, exist_ok=True)
-    with open(f'{out_dir}/log.jsonl', 'w') as f:
-        f.write(json.dumps({'step': 0, **found}) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [{'step': 0, **found}])

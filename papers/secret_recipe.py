@@ -1,9 +1,9 @@
 """Runs of sft.py on equally many samples: a sweep, and one of them in three other ways (arXiv 2412.13337)."""
-import json
 import subprocess
 import sys
 
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 
 batch_sizes, learning_rates = '16 64 256', '3e-5 1e-4 3e-4'
@@ -31,8 +31,8 @@ if __name__ == '__main__':
     # easy levels first: each phase goes on from the model of the one before
     model = 'out/sums_base'
     for name, levels in (('easy', (2, 3, 4)), ('middle', (5, 6, 7, 8)), ('phased', (9, 10))):
-        with open(f'{runs}/{name}.jsonl', 'w') as f:
-            f.writelines(json.dumps(row) + '\n' for row in read_rows(data)[0] if row['difficulty'] in levels)
+        of_phase = [row for row in read_rows(data)[0] if row['difficulty'] in levels]
+        write_lines(f'{runs}/{name}.jsonl', of_phase)
         flags = [f'--model={model}', f'--data={runs}/{name}.jsonl']
         train(name, *compared.split(), *flags, share=len(levels) / 9)
         model = f'{runs}/{name}'

@@ -3,9 +3,9 @@
 Rejected is a search that gave up. Chosen is another sample, which found the target ('independent'), or the
 search that gave up, with the last attempt of that sample behind it ('refined'): equally many pairs.
 """
-import json
 
 from configurator import configure, one_of
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'out/samples.jsonl'  # what sample.py wrote for the task `search`
@@ -34,5 +34,4 @@ def pairs_of(samples, kind):
 
 if __name__ == '__main__':
     configure(globals(), chosen=one_of('refined', 'independent'))
-    with open(out, 'w') as f:
-        f.writelines(json.dumps(pair) + '\n' for pair in pairs_of(read_rows(data)[0], chosen))
+    write_lines(out, pairs_of(read_rows(data)[0], chosen))

@@ -1,10 +1,9 @@
 """Draws from described distributions, for config/papers/spectrum.py (Spectrum Tuning, arXiv 2510.06084)."""
-import json
-import os
 import random
 
 from configurator import at_least, between, configure
 from embedded import is_for_testing
+from papers.lines import write_lines
 
 draws, turns = 100000, 20  # in all rows together, in a row; --turns=1 --dropout=0: one draw, described
 dropout = 0.2  # share of the rows that lack the description
@@ -32,9 +31,9 @@ def conversation(description, replies):
 if __name__ == '__main__':
     configure(globals(), turns=at_least(1), dropout=between(0, 1))
     rng = random.Random(f'draws {seed}')
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    with open(out, 'w') as f:
-        for description, digits, chances in [distribution(rng, False) for _ in range(draws // turns)]:
-            replies = rng.choices(digits, chances, k=turns)
-            messages = conversation('' if rng.random() < dropout else description, replies)
-            f.write(json.dumps({'messages': messages}) + '\n')
+    rows = []
+    for description, digits, chances in [distribution(rng, False) for _ in range(draws // turns)]:
+        replies = rng.choices(digits, chances, k=turns)
+        messages = conversation('' if rng.random() < dropout else description, replies)
+        rows.append({'messages': messages})
+    write_lines(out, rows)

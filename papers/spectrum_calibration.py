@@ -1,8 +1,6 @@
 """Calibration on new distributions, for config/papers/spectrum.py. After K draws: tv/K is the total variation
 between the model's chances for the next draw and the true ones (0: equal, 1: disjoint), valid/K its mass on
 the described digits; both are means over 200 distributions."""
-import json
-import os
 import random
 
 import torch
@@ -10,6 +8,7 @@ import torch
 from configurator import configure
 from data import load_tokenizer, render
 from model import load_model
+from papers.lines import write_lines
 from papers.spectrum import conversation, distribution
 
 model = 'out/first'  # folder in Hugging Face format
@@ -35,6 +34,4 @@ if __name__ == '__main__':
             p = lm(torch.tensor([tokenizer(text)['input_ids']])).logits[0, -1].detach().softmax(-1)
             results.append(compare(p, [tokenizer(digit)['input_ids'][0] for digit in digits], chances))
         metrics[f'tv/{k}'], metrics[f'valid/{k}'] = (sum(values) / len(values) for values in zip(*results))
-    os.makedirs(out_dir, exist_ok=True)
-    with open(os.path.join(out_dir, 'log.jsonl'), 'w') as f:
-        f.write(json.dumps(metrics) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [metrics])

@@ -1,9 +1,9 @@
 """Rows with the skills that a student lacks; a program is the teacher (STAT, arXiv 2510.10023)."""
-import json
 import random
 from itertools import accumulate
 
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data, pool = 'out/samples.jsonl', 'sums:train'  # the student's samples; rows to choose from
@@ -36,5 +36,4 @@ if __name__ == '__main__':
     rng = random.Random(f'stat {seed}')
     missed = [fact for sample in read_rows(data)[0] for fact in missing(sample)]
     chosen = rows_with(rng.choices(missed, k=n_rows), list(read_rows(pool)[0]), rng)
-    with open(out, 'w') as f:
-        f.writelines(json.dumps(row) + '\n' for row in chosen)
+    write_lines(out, chosen)

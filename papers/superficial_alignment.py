@@ -2,11 +2,10 @@
 
 config/papers/superficial_alignment.py has the commands that make the samples.
 """
-import json
-import os
 
 import numpy as np
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'out/test_SIZE.jsonl'  # what sample.py wrote for the models trained on SIZE rows
@@ -35,6 +34,4 @@ if __name__ == '__main__':
         errors.append(kinds.count('arithmetic') / len(kinds))
         metrics |= {f'format@{size}': kinds.count('format') / len(kinds), f'arithmetic@{size}': errors[-1]}
     metrics['slope'], metrics['r2'] = power_law([int(size) for size in sizes.split()], errors)
-    os.makedirs(out_dir, exist_ok=True)
-    with open(os.path.join(out_dir, 'log.jsonl'), 'w') as f:
-        f.write(json.dumps(metrics) + '\n')
+    write_lines(f'{out_dir}/log.jsonl', [metrics])

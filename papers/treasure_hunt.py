@@ -3,11 +3,10 @@
     python -m papers.treasure_hunt --data=sums:base --out=out/marked.jsonl             # to train on
     python -m papers.treasure_hunt --data=sums:test --quality=w --out=out/asked.jsonl  # prompts
 """
-import json
-import os
 import random
 
 from configurator import between, configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'sums:base'  # conversations, which get markers in both turns; or prompts with a truth
@@ -34,7 +33,4 @@ def marked(row, rng):
 if __name__ == '__main__':
     configure(globals(), row_dropout=between(0, 1), marker_dropout=between(0, 1))
     rng = random.Random(f'markers {seed}')
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    with open(out, 'w') as f:
-        for row in read_rows(data)[0]:
-            f.write(json.dumps(marked(row, rng)) + '\n')
+    write_lines(out, [marked(row, rng) for row in read_rows(data)[0]])

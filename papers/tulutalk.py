@@ -1,10 +1,10 @@
 """Rows chosen by quality, and more of the categories that lose by it (TuluTalk, arXiv 2506.06522)."""
-import json
 import random
 from collections import Counter
 
 import numpy as np
 from configurator import configure
+from papers.lines import write_lines
 from rows import read_rows
 
 data = 'out/pool.jsonl'  # rows: category, quality of the prompt, reward; multi if it is one of 0 to 5
@@ -35,6 +35,4 @@ def choose(rows, tau):
 if __name__ == '__main__':
     configure(globals())
     passed, back = choose(list(read_rows(data)[0]), tau)
-    with open(out, 'w') as f:
-        for row in random.Random(f'tulutalk {seed}').sample(passed + back * fallback, len(passed)):
-            f.write(json.dumps(row) + '\n')
+    write_lines(out, random.Random(f'tulutalk {seed}').sample(passed + back * fallback, len(passed)))

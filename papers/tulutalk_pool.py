@@ -1,5 +1,4 @@
 """A pool for papers/tulutalk.py: sums, some with a wrong reply, and the log-prob of a reply as its reward."""
-import json
 import random
 from itertools import accumulate
 
@@ -8,6 +7,7 @@ import torch
 from configurator import between, configure
 from data import collate, load_tokenizer, sft_examples
 from model import Policy, load_model
+from papers.lines import write_lines
 from rows import read_rows
 
 model, data, n_rows = 'out/sums_base', 'sums:train', 3600  # the judge; the first so many rows
@@ -26,13 +26,14 @@ def corrupted(prompt, rng):
 if __name__ == '__main__':
     configure(globals(), corrupt=between(0, 1))
     rng, tokenizer, judge = random.Random(f'pool {seed}'), load_tokenizer(model), Policy(load_model(model))
-    with open(out, 'w') as f:
-        for row in read_rows(data)[0][:n_rows]:
-            reply = corrupted(row['prompt'], rng) if rng.random() < corrupt else row['demonstration']
-            labels = {'quality': 'excellent', 'category': row['difficulty']}
-            row = {'prompt': row['prompt'], 'completion': reply, **labels}
-            (example,), _ = sft_examples([{**row, '_where': ''}], tokenizer, 1024)
-            with torch.no_grad():
-                micro = collate([(example['ids'], example['mask'])])
-                logprobs, _ = judge(micro['ids'], micro['lengths'], micro['index'])
-            f.write(json.dumps({**row, 'reward': logprobs.mean().item()}) + '\n')
+    pool = []
+    for row in read_rows(data)[0][:n_rows]:
+        reply = corrupted(row['prompt'], rng) if rng.random() < corrupt else row['demonstration']
+        labels = {'quality': 'excellent', 'category': row['difficulty']}
+        row = {'prompt': row['prompt'], 'completion': reply, **labels}
+        (example,), _ = sft_examples([{**row, '_where': ''}], tokenizer, 1024)
+        with torch.no_grad():
+            micro = collate([(example['ids'], example['mask'])])
+            logprobs, _ = judge(micro['ids'], micro['lengths'], micro['index'])
+        pool.append({**row, 'reward': logprobs.mean().item()})
+    write_lines(out, pool)

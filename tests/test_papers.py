@@ -78,10 +78,10 @@ def test_commands_have_knobs_that_exist_and_legal_values(name, monkeypatch, patc
             _, *words = shlex.split(command)
             path = os.path.join(tree, words[1].replace('.', '/') + '.py' if words[0] == '-m' else words[0])
             flags = words[2:] if words[0] == '-m' else words[1:]
-            check_settings(path, [*flags, '--seed=1'], monkeypatch)
+            run_config_block(path, [*flags, '--seed=1'], monkeypatch)
 
 
-def check_settings(path, flags, monkeypatch):
+def run_config_block(path, flags, monkeypatch):
     """Runs a script's config block with these flags, up to and with its call of configure, which may be in a function."""
     with open(path) as f:
         statements = ast.parse(f.read()).body
@@ -421,6 +421,17 @@ def test_every_paper_that_is_run_has_its_outcome():
     for name, path in PAPERS.items():
         if papers_run.is_run(path):
             assert papers_run.is_complete(papers_run.arms_of(name, path), outcomes), name
+
+
+def test_outcomes_are_those_of_papers():
+    """None of an arm that no header has any more."""
+    known = set()
+    for name, path in PAPERS.items():
+        for arm in papers_run.arms_of(name, path):
+            known |= {arm.name}
+            if arm.tune:
+                known |= {candidate.name for candidate in papers_run.candidates_of(arm).values()}
+    assert {arm for arm, _ in papers_run.read_outcomes()} <= known
 
 
 def test_papers_of_one_command_share_a_baseline():

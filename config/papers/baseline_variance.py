@@ -3,8 +3,8 @@
 # paper: Huang et al. 2025, OBLR-PO (arXiv 2511.23310): the optimal baseline; papers/gradient_variance.py
 # variant: python -m papers.baseline_variance
 # measure: all/length, all/gradient, all/exact, others/length, others/gradient, others/exact
-# claim: the variance is least where a reward weighs the squared norm of its completion's gradient
+# claim: the variance is least if rewards are weighted by the squared norm of their completions' gradients
 # outcome: pending
 #
-# Measured are variances over that with the mean as baseline. all: the baseline of a prompt comes from its
-# 64 completions, so that it is nearly known. others: from the 7 others of a group, as in training.
+# A measure is a variance divided by the one with the mean as baseline: below 1 is better. all: a prompt's
+# baseline comes from its 64 completions, so it is nearly known; others: from the 7 others of a group.

@@ -1,11 +1,11 @@
 # group: data
-# changes: prompts and rewards come from code without instructions: what does it print, which line is masked
+# changes: prompts are made of bare code: predict what it prints, or fill in a line that is masked
 # paper: Wang et al. 2025, CodeBoost (arXiv 2508.05242); no augmentation; the masked line's reward is ours
 # variant: python -m papers.codeboost_distinct --data=snippets.jsonl
 # variant: python -m papers.codeboost_run
 # variant: python -m papers.codeboost_rows
 # variant: python grpo.py config/papers/codeboost.py
-# claim: several code models gain on coding benchmarks from snippets alone, without instructions
+# claim: reinforcement learning on code without instructions improves code models (numbers: not confirmed)
 # outcome: not run here: needs a coder of 1.5B or more, a GPU and snippets
 #
 # The rewards are those of papers/codeboost.py. top_p 0.99 is left out: all of the vocabulary is sampled.

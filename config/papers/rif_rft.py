@@ -4,7 +4,7 @@
 # baseline: python grpo.py config/papers/sums.py --max_steps=40
 # variant: python sample.py --model=out/sums_base --data=sums:train --limit=3000 --n=8 --write=prompts
 # variant: python grpo.py config/papers/sums.py config/papers/rif_rft.py
-# claim: filtering out samples without a usable reward makes training more stable and more efficient
+# claim: leaving out samples without a usable reward makes training more efficient
 # outcome: pending
 #
 # The filter's rollouts come on top: 24,000, more than the 20,480 of the training itself.
