@@ -30,6 +30,8 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 OUTCOMES = os.path.join(HERE, 'outcomes.jsonl')
@@ -203,8 +205,14 @@ def run(arm, seed):
             record.pop(key, None)
     with open(os.path.join(tree, 'seconds.txt')) as f:
         evaluations[-1]['seconds'] = int(f.read())
-    print(f'{arm.name}, seed {seed}: {evaluations[-1]}', flush=True)
+    tqdm.write(f'{arm.name}, seed {seed}: {summary_of(evaluations[-1])}')
     return evaluations
+
+
+def summary_of(evaluation):
+    """'step 60  eval/pass@1 0.636  seconds 21': without the levels."""
+    return '  '.join(f'{key} {value:.4g}' for key, value in evaluation.items()
+                     if not key.startswith('eval/pass@1/') and isinstance(value, (int, float)))
 
 
 def prepare(tree, diff):
@@ -251,7 +259,7 @@ def run_all(jobs, n_jobs, outcomes):
         check_runs(arm)
     with ThreadPoolExecutor(n_jobs) as pool:
         results = pool.map(lambda job: run(*job), jobs)
-        for (arm, seed), evaluations in zip(jobs, results):
+        for (arm, seed), evaluations in zip(jobs, tqdm(results, total=len(jobs), unit='run')):
             outcomes[arm.name, seed] = evaluations
             # another run.py may have added to the file in the meantime
             write_outcomes(read_outcomes() | outcomes)
@@ -461,6 +469,7 @@ def main(arguments):
             else:
                 print(f'{name}: {header_of(papers[name])["outcome"]}')
         tuned = [arm for arm in arms.values() if arm.tune]
+        print('each run is in a folder of out/papers, with what it prints in a .txt beside it', flush=True)
         run_all([(candidate, TUNING_SEED) for arm in tuned for candidate in candidates_of(arm).values()],
                 n_jobs, outcomes)
         jobs = []

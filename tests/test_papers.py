@@ -33,7 +33,7 @@ def test_every_file_is_a_paper_or_a_tool():
     headers = ' '.join(json.dumps(papers_run.header_of(path)) for path in PAPERS.values())
     for path in glob.glob(os.path.join(FOLDER, '*.py')):
         stem = os.path.basename(path).removesuffix('.py')
-        assert stem == 'run' or f'papers.{stem}' in headers or f'papers/{stem}.py' in headers, path
+        assert stem in ('run', 'lines') or f'papers.{stem}' in headers or f'papers/{stem}.py' in headers, path
     assert len(DIFFS) >= 20 and len(CONFIGS) >= 18
 
 
@@ -309,6 +309,15 @@ def test_two_rewards():
                            ([right] + [wrong] * 3, (0, 0))):
         rewards = module.right_and_short('\n'.join(lines) + '\n', truth)
         assert (rewards['right'], rewards['short']) == verdict
+
+
+def test_write_lines(tmp_path):
+    """Without read_rows' notes, in a folder that was not there, over the file that was."""
+    from papers.lines import write_lines
+    path = tmp_path / 'new' / 'rows.jsonl'
+    for n in (2, 1):
+        write_lines(path, ({'a': i, '_where': 'x'} for i in range(n)))
+    assert path.read_text() == '{"a": 0}\n'
 
 
 # --- run.py -------------------------------------------------------------------

@@ -8,7 +8,7 @@
 # variant: python sft.py config/papers/sums.py config/papers/cpt_uda.py
 # variant: python sft.py config/papers/sums.py --model=out/cpt --eval_prompts=out/tests.jsonl
 # claim: continued pre-training on text of both domains is competitive with domain-invariant features
-# outcome: pending
+# outcome: does not show: 0.016 against 0.039 without the text, and 0.039 is guessing
 #
 # Adaptation without labels (UDA): the source domain is sums in digits, with replies; the target the same
 # sums with the letters a to j for 0 to 9, of which there is only text. The text shows them solved, which

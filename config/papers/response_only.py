@@ -7,7 +7,7 @@
 # variant: python sft.py config/papers/sums.py config/papers/response_only.py
 # tune: learning_rate 3e-5 1e-4 3e-4 on sums:tune
 # claim: response-tuned Llama-2-7B wins 43 % of comparisons with the instruction-tuned one, its base far fewer
-# outcome: pending
+# outcome: does not show: 0.083 ± 0.001, with prompts 0.592; the start model has 0.024
 #
 # Early stopping is part of the method: the paper chooses 5 epochs for it and 15 for instruction tuning.
 data = 'out/rows.jsonl'

@@ -7,7 +7,7 @@
 # variant: python sft.py config/papers/sums.py config/papers/single_task.py
 # tune: learning_rate 3e-5 1e-4 3e-4 on sums:tune
 # claim: tuning on poems, recipes or Python alone makes a model follow instructions of all kinds
-# outcome: pending
+# outcome: shows: two-digit sums alone are better than all (+0.065 ± 0.006), not on the hardest (-0.173)
 #
 # Early stopping is part of the method: in the end the narrow format takes over.
 data = 'out/rows.jsonl'

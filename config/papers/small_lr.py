@@ -9,7 +9,7 @@
 # variant: python dpo.py config/papers/sums.py --model=out/first --max_steps=20 --eval_every=5
 # tune: learning_rate 3e-5 1e-4 on sums:tune
 # claim: a smaller learning rate in SFT gives up to 25 % relative more after DPO
-# outcome: pending
+# outcome: in the mean, not clearly: +0.021 ± 0.018; on the hardest sums -0.083
 #
 # The pairs of both arms are the start model's. What is tuned is DPO's learning rate.
 if script == 'sample':

@@ -9,7 +9,7 @@
 # variant: python -m papers.spectrum_calibration --model=out/first
 # measure: tv/0, tv/4, tv/16, valid/16
 # claim: follows examples as well as the pretrained model or better (Gemma, number game: 70.2 against 64.3)
-# outcome: pending
+# outcome: shows: after 16 draws 0.160 from the true chances, single rows 0.247; before any 0.328, 0.303
 #
 # A model from scratch; in both arms 320 draws a step, in the baseline each with its description. tv/K is
 # its distance from the true chances after K draws in the prompt: 0.29 for one that gives all described
