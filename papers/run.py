@@ -336,6 +336,18 @@ def over_seeds(arm, outcomes, number):
     return [number(outcomes[arm.name, seed]) for seed in SEEDS]
 
 
+def curves_of(arm, other, outcomes):
+    """The four numbers of each of an arm's runs, at the steps at which another arm is evaluated too.
+
+    (grpo.py evaluates the start model and sft.py does not: a mean over all steps would not be fair.)
+    """
+    numbers = []
+    for seed in SEEDS:
+        steps = {evaluation['step'] for evaluation in outcomes[other.name, seed]}
+        numbers.append(measured([e for e in outcomes[arm.name, seed] if e['step'] in steps]))
+    return numbers
+
+
 def label(variant, baseline, outcomes):
     """A variant's first cell: its name, and what tuning chose for both arms."""
     if not variant.tune:
@@ -354,10 +366,11 @@ def curves_table(names, papers, outcomes):
         baseline, *variants = arms_of(name, papers[name])
         for variant in variants:
             if is_complete([baseline, variant], outcomes):
+                before = curves_of(baseline, variant, outcomes)
+                after = curves_of(variant, baseline, outcomes)
                 cells = [label(variant, baseline, outcomes)]
                 for key in ('final', 'area', 'third', 'hardest'):
-                    cells += cells_of(*[over_seeds(arm, outcomes, lambda run: measured(run)[key])  # noqa: B023
-                                        for arm in (baseline, variant)])
+                    cells += cells_of([run[key] for run in before], [run[key] for run in after])
                 rows.append(cells)
     heads = ['paper', 'final pass@1', 'difference', 'mean over the run', 'difference',
              'at a third of the steps', 'difference', 'final, hardest problems', 'difference']

@@ -377,6 +377,15 @@ def test_table_has_a_row_for_each_paper_with_all_runs():
     assert papers_run.cost_of('rloo', PAPERS['rloo'], outcomes) == ['2', '–']
 
 
+def test_arms_are_compared_at_the_steps_that_both_evaluate():
+    """The baseline alone evaluates its start model: 0 at step 0 does not count in its mean over the run."""
+    baseline = papers_run.baseline_of(PAPERS['rloo']).name
+    outcomes = {(name, seed): [record for record in timed(*scores) if record['step'] >= first]
+                for seed in (1, 2, 3) for name, scores, first in ((baseline, (0, 0.2, 0.4), 0), ('rloo', (9, 0.2, 0.4), 24))}
+    row = papers_run.curves_table(['rloo'], PAPERS, outcomes).split('\n')[-1]
+    assert '| 0.300 ± 0.000 → 0.300 ± 0.000 | +0.000 ± 0.000 |' in row
+
+
 def test_measures_of_several_arms(tmp_path):
     """A row for each arm and key, with the last value that was logged; an arm whose runs are missing has none, a paper may have no baseline."""
     path = header(tmp_path / 'a.py', arms='--seed_of=1; --lr=2 --x=3', measure='bits, nats')
