@@ -5,7 +5,7 @@
 # variant: python sample.py --model=out/sums_base --data=sums:train --limit=3000 --n=8 --write=prompts
 # variant: python grpo.py config/papers/sums.py config/papers/rif_rft.py
 # claim: leaving out samples without a usable reward makes training more efficient
-# outcome: a little: +0.036 ± 0.016, at half the steps +0.029 ± 0.001; the filter costs more than the training
+# outcome: a little: +0.036 ± 0.016, at half the steps +0.029 ± 0.001; the filter samples more than the run
 #
 # The filter's rollouts come on top: 24,000, more than the 20,480 of the training itself.
 data = 'out/samples.jsonl'  # what sample.py wrote

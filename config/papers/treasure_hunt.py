@@ -7,7 +7,7 @@
 # variant: python sft.py config/papers/sums_base.py config/papers/treasure_hunt.py --data=out/marked.jsonl
 # arms: --eval_prompts=out/asked.jsonl; --eval_prompts=sums:test
 # claim: markers in training lift the win rate from 32.1 to 37.8, in rare domains by 9.1 points
-# outcome: pending
+# outcome: shows if asked for: 0.342 with w in the prompt, 0.180 unmarked; unasked 0.154; not on the hardest
 #
 # The model from scratch, in 600 steps. The quality is w (worked out, 40 % of the rows) or g (guessed,
 # always wrong). A prompt of the first arm asks for w and tells its level; one of the second has no
