@@ -161,6 +161,10 @@ def test_rows_of_sums():
     assert len(prompts) == 450
     assert not prompts & {row['prompt'] for row in SUMS['train']}
     assert not prompts & {row['messages'][0]['content'] for row in SUMS['base']}
+    # to choose learning rates by: prompts that are in no other split
+    tune = {row['prompt'] for row in SUMS['tune']}
+    assert len(tune) == len(SUMS['tune']) == 300 and not tune & prompts
+    assert not tune & {row['prompt'] for row in SUMS['train']} | tune & {row['messages'][0]['content'] for row in SUMS['base']}
     by_level = defaultdict(list)
     for row in SUMS['base']:
         by_level[row['difficulty']].append([message['content'] for message in row['messages']])
