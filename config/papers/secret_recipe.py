@@ -5,7 +5,7 @@
 # variant: python -m papers.secret_findings --runs=out/runs
 # measure: large_batch, rho_grad_norm, rho_loss, no_warmup, constant, stacked
 # claim: large batches win, low gradient norm and high loss early mean success; no warm-up, no phases needed
-# outcome: pending
+# outcome: low gradient norm: yes (-0.567); warm-up, phases: not needed; large batches, high loss: no
 #
 #     python sft.py config/papers/secret_recipe.py
 #
