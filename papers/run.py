@@ -11,8 +11,8 @@ with the same baseline share its runs. An arm may consist of several commands: s
 The log of the last one is measured.
 
 Every run has a copy of the code in out/papers, patched if the paper is a diff, with an `out` folder of its
-own in which only the start models are links to yours. A run that is done is kept: delete its folder and
-its .txt to make it anew.
+own in which only the start models are links to yours. (So take a diff that you have applied out of your
+tree first.) A run that is done is kept until you delete its paper's folder in out/papers.
 
 outcomes.jsonl has every evaluation of every run, table.txt the tables of all papers in it.
 """
@@ -38,7 +38,8 @@ OUTCOMES = os.path.join(HERE, 'outcomes.jsonl')
 SEEDS = (1, 2, 3)
 TUNING_SEED = 0
 # what the commands start from; a script says which command makes a missing one
-START_MODELS = ('tiny_base', 'sums_base', 'tiny_teacher', 'smollm2')
+START_MODELS = ('tiny_base', 'sums_base')
+COPIED = ('', 'config', 'config/papers', 'papers', 'rewards')  # folders whose files a run has a copy of
 GROUPS = ('policy gradients', 'supervised losses', 'eliciting', 'pairs', 'data', 'pretraining')
 NOT_RUN = 'not run here'  # begins the outcome of a paper that this machine cannot run
 
@@ -166,9 +167,21 @@ def folder_of(arm):
     return os.path.join(ROOT, 'out', 'papers', arm.name.replace(' ', '_').replace('/', '_'))
 
 
+def code():
+    """The text of all code that a run may use, without comments in lines of their own (headers)."""
+    text = ''
+    for folder in COPIED:
+        for path in sorted(glob.glob(os.path.join(ROOT, folder, '*.py'))):
+            if path == os.path.join(HERE, 'run.py'):
+                continue
+            with open(path) as f:
+                text += ''.join(line for line in f if not line.startswith('#'))
+    return text
+
+
 def check_runs(arm):
-    """Ends with an error if the arm's folder has runs of other commands or of another diff."""
-    made_from = '\n'.join(arm.commands) + '\n'
+    """Ends with an error if the arm's folder has runs of other commands, another diff or other code."""
+    made_from = '\n'.join(arm.commands) + f'\ncode {zlib.crc32(code().encode()):08x}\n'
     if arm.diff:
         with open(arm.diff) as f:
             _, _, changes = f.read().partition('\n--- ')  # without the header, whose outcome changes
@@ -219,10 +232,11 @@ def prepare(tree, diff):
     """Copies the code into a fresh folder, links the start models, applies the diff, if there is one."""
     shutil.rmtree(tree, ignore_errors=True)
     os.makedirs(os.path.join(tree, 'out'))
-    for path in glob.glob(os.path.join(ROOT, '*.py')):
-        shutil.copy(path, tree)
-    for folder in ('config', 'papers', 'rewards'):
-        shutil.copytree(os.path.join(ROOT, folder), os.path.join(tree, folder))
+    for folder in COPIED:
+        os.makedirs(os.path.join(tree, folder), exist_ok=True)
+        for pattern in ('*.py', '*.json', '*.jinja'):
+            for path in glob.glob(os.path.join(ROOT, folder, pattern)):
+                shutil.copy(path, os.path.join(tree, folder))
     for model in START_MODELS:
         made = os.path.join(ROOT, 'out', model)
         if os.path.exists(made):
@@ -254,7 +268,7 @@ def run_commands(arm, seed, tree):
 
 
 def run_all(jobs, n_jobs, outcomes):
-    """Runs these (arm, seed) and adds their evaluations to `outcomes` and to its file, each as it ends."""
+    """Runs these (arm, seed) and adds their evaluations, in this order, to `outcomes` and to its file."""
     for arm, _ in jobs:
         check_runs(arm)
     with ThreadPoolExecutor(n_jobs) as pool:

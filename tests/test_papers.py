@@ -51,6 +51,9 @@ def test_header(name):
     assert header['group'] in papers_run.GROUPS
     # one command of both arms, or those of each
     assert ('command' in header) != ('variant' in header)
+    # without a baseline there is no difference in pass@1 to show
+    is_run = papers_run.is_run(PAPERS[name])
+    assert 'command' in header or 'baseline' in header or 'measure' in header or not is_run
     texts = [text for key in header for text in ([header[key]] if isinstance(header[key], str) else header[key])]
     assert all(0 < len(text) <= 150 for text in texts)
     for command in commands_of(header):
@@ -506,6 +509,14 @@ def test_from_a_command_to_its_row(monkeypatch, capsys, tmp_path):
     raft.write_text(raft.read_text().replace('return rewards', 'return 2 * rewards'))
     with pytest.raises(SystemExit, match='has runs of another raft: delete it'):
         module.check_runs(variant)
+    # nor those of other code, but another outcome in a header is no other code
+    config = tree / 'config/papers/dr_grpo.py'
+    _, dr_grpo = module.arms_of('dr_grpo', str(config))
+    config.write_text(re.sub(r'# outcome: .*', '# outcome: bad', config.read_text()))
+    module.check_runs(dr_grpo)
+    (tree / 'data.py').write_text((tree / 'data.py').read_text() + '\nx = 1\n')
+    with pytest.raises(SystemExit, match='has runs of another dr_grpo: delete it'):
+        module.check_runs(dr_grpo)
     capsys.readouterr()
     module.main(['--report'])
     assert re.findall(r'^\| (\w+) \| 0', capsys.readouterr().out, re.M) == ['dr_grpo', 'raft']

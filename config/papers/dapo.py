@@ -3,7 +3,7 @@
 # paper: Yu et al. 2025, DAPO (arXiv 2503.14476); its overlong punishment is papers/overlong.diff
 # command: python grpo.py config/tiny.py --max_steps=72 --eval_every=24 --eval_samples=4
 # claim: 50 points on AIME 2024 where GRPO has 30 (Qwen2.5-32B), in half the steps of R1-Zero
-# outcome: no difference at equal steps, with more samples: -0.011 ± 0.063; a slow seed of three (0.422)
+# outcome: cannot tell at equal steps, with more samples: -0.011 ± 0.063; a slow seed of three (0.422)
 #
 #     python grpo.py config/tiny.py config/papers/dapo.py
 advantage_std = True  # as GRPO

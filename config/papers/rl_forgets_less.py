@@ -13,7 +13,7 @@
 # variant: python -m papers.forgetting
 # measure: eval/old, eval/new, eval/forgotten
 # claim: seven tasks in turn (Qwen2.5-VL-7B): SFT loses 10.4 points of the earlier ones, GRPO 2.3
-# outcome: reversed: GRPO loses 0.420 of the old sums, SFT 0.022; but old and new sums need the same skill
+# outcome: reversed: GRPO loses 0.420 of the old sums, SFT 0.022, and learns less; but one skill serves both
 #
 # Old are the sums of 2 to 6 digits, new those of 7 and 8: a mild stream, whose tasks share a skill. Both
 # have the learning rates of config/papers/sums.py. (At 3e-5 GRPO keeps the old and learns nothing new;

@@ -8,7 +8,7 @@
 # variant: python -m papers.stat --data=out/samples.jsonl --n_rows=3840 --out=out/rows.jsonl
 # variant: python sft.py config/papers/sums.py config/papers/stat.py --model=out/first
 # claim: MATH 51.5 against 44.8 with SFT on any rows and 44.0 before (a student of 3B)
-# outcome: no difference (-0.005 ± 0.007): what this student gets wrong is long sums, not single facts
+# outcome: no difference at the end (-0.005 ± 0.007): this student fails at long sums, not at single facts
 if script == 'sample':
     data, limit, n = 'sums:train', 500, 4
     max_new_tokens, show = 40, 0

@@ -1,4 +1,4 @@
-# The start model of the task `sums` (embedded.py), on which many papers are tried; three minutes.
+# The start model of the task `sums` (embedded.py), on which many papers are tried; two minutes.
 #
 #     python sft.py config/papers/sums_base.py
 #

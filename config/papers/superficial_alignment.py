@@ -19,7 +19,7 @@
 # variant: python -m papers.superficial_alignment --data=out/test_SIZE.jsonl
 # measure: format@16, format@64, arithmetic@16, arithmetic@64, arithmetic@4096, slope, r2
 # claim: errors of form stop falling at about 100 rows, those of reasoning fall on, a power of the rows
-# outcome: shows: form is right from 16 rows on; arithmetic errors 0.586 to 0.381, slope -0.080
+# outcome: form: right from 16 rows on; arithmetic errors 0.586 to 0.381, but no lower than with 1,024 rows
 #
 # slope and r2 are of log(share of arithmetic errors) over log(rows).
 if script == 'sft':
