@@ -269,6 +269,8 @@ def run_commands(arm, seed, tree):
 
 def run_all(jobs, n_jobs, outcomes):
     """Runs these (arm, seed) and adds their evaluations, in this order, to `outcomes` and to its file."""
+    if not jobs:
+        return
     for arm, _ in jobs:
         check_runs(arm)
     with ThreadPoolExecutor(n_jobs) as pool:
@@ -512,7 +514,10 @@ def main(arguments):
         f.write(tables(papers, papers, outcomes) + '\n')
     if '--report' in options:
         print(list_of(papers, outcomes), end='\n\n')
-    print(tables(names, papers, outcomes))
+    # of the two tables those that have a row: one paper is in one of them
+    for table in tables(names, papers, outcomes).split('\n\n'):
+        if table.count('\n') > 1:
+            print(table)
 
 
 if __name__ == '__main__':
