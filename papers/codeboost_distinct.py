@@ -2,7 +2,6 @@
 
     python -m papers.codeboost_distinct --data=snippets.jsonl --out=out/distinct.jsonl
 """
-
 from configurator import between, configure
 from papers.lines import write_lines
 from rows import read_rows

@@ -3,7 +3,6 @@
     python -m papers.cpt_uda --data=sums:train --out=out/text.jsonl                # text of both domains
     python -m papers.cpt_uda --data=sums:test --write=tests --out=out/tests.jsonl  # prompts of the target
 """
-
 from configurator import configure, one_of
 from papers.lines import write_lines
 from rows import read_rows

@@ -1,5 +1,4 @@
 """Pairs for iterated DPO without a judge, of samples that sample.py wrote (DRIFT, arXiv 2510.02341)."""
-
 from configurator import configure
 from papers.lines import write_lines
 from rows import read_rows

@@ -2,7 +2,6 @@
 
     python -m papers.levels --data=sums:train --levels=7,8 --out=out/new.jsonl
 """
-
 from configurator import configure, not_empty
 from papers.lines import write_lines
 from rows import level_of, read_rows
@@ -14,7 +13,7 @@ seed = 1337  # no effect: nothing is drawn
 
 
 def of_levels(rows, levels):
-    """The rows of these difficulties, a list of their texts, as they are and in their order."""
+    """The rows whose difficulty is one of `levels`, texts like '7', in their order."""
     return [row for row in rows if str(level_of(row.get('difficulty'))) in levels]
 
 

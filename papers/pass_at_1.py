@@ -6,7 +6,6 @@
 It reads lines of write=samples, and writes one line to out_dir/log.jsonl: the mean reward of all
 samples, of each difficulty, the share that ended by itself, and the mean number of tokens.
 """
-
 from configurator import configure
 from papers.lines import write_lines
 from rows import levels, read_rows

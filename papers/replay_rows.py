@@ -5,7 +5,6 @@
 The second task asks for the largest digit: '3,5,2' is answered '#### 5'. new.jsonl has its training rows,
 old.jsonl some of sums, and test.jsonl held-out rows of both, whose difficulty is 'old' or 'new'.
 """
-
 from configurator import at_least, configure
 from papers.lines import write_lines
 from rows import read_rows

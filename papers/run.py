@@ -328,10 +328,10 @@ def mean_and_sd(values):
     return f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}'
 
 
-def cells_of(baseline, variant):
-    """The two cells of a comparison: both arms, and their difference."""
+def difference_of(baseline, variant):
+    """'+0.061 ± 0.013': the mean of the differences and its standard error."""
     difference, error = paired(baseline, variant)
-    return [f'{mean_and_sd(baseline)} → {mean_and_sd(variant)}', f'{difference:+.3f} ± {error:.3f}']
+    return f'{difference:+.3f} ± {error:.3f}'
 
 
 # --- tables -------------------------------------------------------------------
@@ -344,12 +344,13 @@ def markdown(heads, rows):
 
 def is_complete(arms, outcomes):
     """Whether all runs of these arms are in `outcomes`."""
-    return all((arm.name, seed) in outcomes for arm in arms for seed in SEEDS)
+    is_tuned = all(best_flag(arm, outcomes) for arm in arms if arm.tune)
+    return is_tuned and all((arm.name, seed) in outcomes for arm in arms for seed in SEEDS)
 
 
-def over_seeds(arm, outcomes, number):
-    """number(evaluations) of an arm's runs."""
-    return [number(outcomes[arm.name, seed]) for seed in SEEDS]
+def values_of(arm, key, outcomes):
+    """What each of an arm's runs logged last under a key."""
+    return [last_of(outcomes[arm.name, seed], key) for seed in SEEDS]
 
 
 def curves_of(arm, other, outcomes):
@@ -386,7 +387,9 @@ def curves_table(names, papers, outcomes):
                 after = curves_of(variant, baseline, outcomes)
                 cells = [label(variant, baseline, outcomes)]
                 for key in ('final', 'area', 'third', 'hardest'):
-                    cells += cells_of([run[key] for run in before], [run[key] for run in after])
+                    of_baseline, of_variant = [run[key] for run in before], [run[key] for run in after]
+                    cells.append(f'{mean_and_sd(of_baseline)} → {mean_and_sd(of_variant)}')
+                    cells.append(difference_of(of_baseline, of_variant))
                 rows.append(cells)
     heads = ['paper', 'final pass@1', 'difference', 'mean over the run', 'difference',
              'at a third of the steps', 'difference', 'final, hardest problems', 'difference']
@@ -405,12 +408,11 @@ def measures_table(names, papers, outcomes):
             if not is_complete([arm for arm in (baseline, variant) if arm], outcomes):
                 continue
             for key in header['measure'].split(', '):
-                of_variant = over_seeds(variant, outcomes, lambda run: last_of(run, key))  # noqa: B023
-                cells = ['', mean_and_sd(of_variant), '']
+                after = values_of(variant, key, outcomes)
+                cells = ['', mean_and_sd(after), '']
                 if baseline:
-                    of_baseline = over_seeds(baseline, outcomes, lambda run: last_of(run, key))  # noqa: B023
-                    both, difference = cells_of(of_baseline, of_variant)
-                    cells = [*both.split(' → '), difference]
+                    before = values_of(baseline, key, outcomes)
+                    cells = [mean_and_sd(before), mean_and_sd(after), difference_of(before, after)]
                 rows.append([variant.name, key, *cells])
     return markdown(['paper', 'measure', 'baseline', 'variant', 'difference'], rows)
 

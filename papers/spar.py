@@ -3,7 +3,6 @@
 Rejected is a search that gave up. Chosen is another sample, which found the target ('independent'), or the
 search that gave up, with the last attempt of that sample behind it ('refined'): equally many pairs.
 """
-
 from configurator import configure, one_of
 from papers.lines import write_lines
 from rows import read_rows

@@ -2,7 +2,6 @@
 
 config/papers/superficial_alignment.py has the commands that make the samples.
 """
-
 import numpy as np
 from configurator import configure
 from papers.lines import write_lines
