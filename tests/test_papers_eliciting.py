@@ -132,7 +132,8 @@ def test_rules_of_sample(patched, tmp_path):
     (tmp_path / 'rules.json').write_text('{"eos": 0, "repeat": 0, "tokens": {"#": 100}}')
     run_inside(path, *flags, f'--rules={tmp_path}/rules.json', f'--out={tmp_path}/2.jsonl')
     assert {row['completion'] for row in read_rows(f'{tmp_path}/2.jsonl')[0]} == {'#' * 8}
-    with pytest.raises(KeyError, match='▁<'):
+    # (the tree's UserError is another class than the one here)
+    with pytest.raises(Exception, match="rule_adapter.json: tiny has no token '▁<'"):
         run_inside(path, *flags, f'--rules={FOLDER}/rule_adapter.json', f'--out={tmp_path}/3.jsonl')
 
 

@@ -297,6 +297,16 @@ def test_zeros_stay_through_training_and_are_free_afterwards(rows, tmp_path, pat
     assert ((again[name] == 0) == (sparse[name] == 0)).all() and (again[name] != sparse[name]).any()
 
 
+@pytest.mark.parametrize('name, flags, words', [
+    ('spdf', ['--shard=all', '--eval_prompts='], 'sparsity needs whole weights: --shard=optimizer'),
+    ('mix_ln', ['--eval_prompts=sums:test'], 'decodes pre-norm layers only: say --eval_prompts=')])
+def test_what_would_silently_go_wrong_is_refused(rows, tmp_path, patched, name, flags, words):
+    """Masks of weights that are divided among ranks; completions of a model that the sampler runs otherwise."""
+    # (the tree's UserError is another class than the one here)
+    with pytest.raises(Exception, match=words):
+        run_inside(str(patched(name) / 'sft.py'), '--model=tiny', f'--data={rows}', '--eval_data=', *flags, f'--out_dir={tmp_path}')
+
+
 def test_post_norm_model_is_not_written(rows, tmp_path, patched, namespaces, capsys):
     path = str(patched('mix_ln') / 'sft.py')
     run_inside(path, *TINY['sft'], *TWO_STEPS, '--model=tiny', f'--data={rows}', f'--out_dir={tmp_path}')
